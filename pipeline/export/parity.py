@@ -1,0 +1,182 @@
+"""Does the exported file behave like the trained model? Numbers, not impressions.
+
+Three comparisons on held-out conversations: token ids and chat template (transformers against llama-server), the
+trained model against the f16 GGUF, and the f16 GGUF against the quantised one (KL divergence in nats and top-1
+agreement at the positions where the Dungeon Master speaks).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.artifacts import LlamaCpp
+from pipeline.config import ParityConfig
+from pipeline.errors import ExportError
+from pipeline.llama_server import serve
+
+_HISTOGRAM_EDGES = (0.0, 1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, float("inf"))
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One conversation: its messages, its token ids, and the positions whose next-token logits are compared."""
+
+    name: str
+    messages: list[dict[str, str]]
+    ids: list[int]
+    positions: list[int]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How close two models' next-token distributions are; KL in nats, `first_divergence` names the first other choice."""
+
+    positions: int
+    mean_kl: float
+    max_kl: float
+    top1: float
+    histogram: list[int] = field(default_factory=list)
+    first_divergence: str | None = None
+
+
+def prove(
+    merged: Path, f16: Path, quantised: Path, sequences: list[Sequence], llama: LlamaCpp, bounds: ParityConfig, threads: int
+) -> dict[str, Any]:
+    """The parity report as plain data. Raises ExportError when a bound is broken: then no path may be printed."""
+    check_tokens(quantised, merged, sequences, llama, threads)
+    trained = trained_logits(merged, sequences)
+    exact = llama_logits(f16, sequences, llama, threads, "f32")
+    shipped = llama_logits(quantised, sequences, llama, threads, "f16")
+    converted = compare(trained, exact, sequences)
+    quantisation = compare(exact, shipped, sequences)
+    require("the f16 GGUF", "the trained model", converted, bounds.f16_mean_kl, bounds.f16_top1)
+    require("the quantised GGUF", "the f16 GGUF", quantisation, bounds.quant_mean_kl, bounds.quant_top1)
+    return {
+        "conversations": [sequence.name for sequence in sequences],
+        "tokens_equal": sum(len(sequence.ids) for sequence in sequences),
+        "f16_against_trained": asdict(converted),
+        "quantised_against_f16": asdict(quantisation),
+        "histogram_edges": [str(edge) for edge in _HISTOGRAM_EDGES],
+        "bounds": bounds.model_dump(),
+    }
+
+
+def check_tokens(gguf: Path, checkpoint: Path, sequences: list[Sequence], llama: LlamaCpp, threads: int) -> None:
+    """Raise ExportError unless template and tokenizer in the GGUF give the ids that training saw, with one BOS at most."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    with serve(llama, gguf, threads=threads) as server:
+        for sequence in sequences:
+            history = sequence.messages[:-1]
+            prompt = server.post("/apply-template", {"messages": history})["prompt"]
+            body = {"content": prompt, "add_special": True, "parse_special": True}
+            theirs = [int(token) for token in server.post("/tokenize", body)["tokens"]]
+            text = tokenizer.apply_chat_template(history, tokenize=False, add_generation_prompt=True)
+            ours = [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
+            _require_equal(sequence.name, ours, theirs)
+            bos = tokenizer.bos_token_id
+            if bos is not None and theirs[:2] == [bos, bos]:
+                raise ExportError(f"the prompt of {sequence.name} begins with two BOS tokens", where=str(gguf), fix="mend add_bos_token in the base's tokenizer files")
+
+
+def _require_equal(name: str, ours: list[int], theirs: list[int]) -> None:
+    if ours == theirs:
+        return
+    at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+    raise ExportError(
+        f"{name}: token {at} is {ours[at : at + 1]} in training but {theirs[at : at + 1]} in llama.cpp ({len(ours)} and {len(theirs)} tokens)",
+        where="parity: token ids",
+        fix="the base's tokenizer or chat template is not carried over faithfully; choose another base and report this one",
+    )
+
+
+def trained_logits(checkpoint: Path, sequences: list[Sequence]) -> np.ndarray:
+    """fp32 logits of the merged checkpoint by transformers: [all compared positions, vocabulary]."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager").eval()
+    rows = []
+    with torch.no_grad():
+        for sequence in sequences:
+            ids = torch.tensor([sequence.ids])
+            keep = torch.tensor(sequence.positions)
+            rows.append(model(input_ids=ids, logits_to_keep=keep).logits[0].numpy())
+    return np.concatenate(rows)
+
+
+def llama_logits(gguf: Path, sequences: list[Sequence], llama: LlamaCpp, threads: int, kv: str) -> np.ndarray:
+    """The same positions' logits by llama.cpp, with a key/value cache in `kv` (f32 or f16)."""
+    values: list[int] = [len(sequences)]
+    for sequence in sequences:
+        wanted = set(sequence.positions)
+        values += [len(sequence.ids), *sequence.ids, *(int(i in wanted) for i in range(len(sequence.ids)))]
+    with tempfile.TemporaryDirectory() as folder:
+        request, reply = Path(folder) / "request", Path(folder) / "reply"
+        np.asarray(values, dtype="<i4").tofile(request)
+        command = [str(llama.tool("dm-logits")), str(gguf), str(request), str(reply), str(threads), kv]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            words = done.stderr.strip().splitlines()
+            raise ExportError(
+                f"llama.cpp cannot compute with the exported file: {words[-1] if words else f'exit code {done.returncode}'}",
+                where=str(gguf),
+                fix="the file is not usable: remove the run's export folder and run again",
+            )
+        return np.fromfile(reply, dtype="<f4").reshape(sum(len(sequence.positions) for sequence in sequences), -1)
+
+
+def compare(reference: np.ndarray, other: np.ndarray, sequences: list[Sequence]) -> Agreement:
+    """KL(reference ‖ other) and top-1 agreement. Vocabulary padding that only one side has is left out."""
+    width = min(reference.shape[1], other.shape[1])
+    divergences, same = [], []
+    for start in range(0, len(reference), 64):  # float64 copies of a few rows at a time
+        p = _log_softmax(reference[start : start + 64, :width])
+        q = _log_softmax(other[start : start + 64, :width])
+        divergences.append((np.exp(p) * (p - q)).sum(axis=1))
+        same.append(p.argmax(axis=1) == q.argmax(axis=1))
+    kl, agree = np.maximum(np.concatenate(divergences), 0), np.concatenate(same)
+    return Agreement(
+        positions=len(kl),
+        mean_kl=float(kl.mean()),
+        max_kl=float(kl.max()),
+        top1=float(agree.mean()),
+        histogram=[int(count) for count in np.histogram(kl, bins=np.asarray(_HISTOGRAM_EDGES))[0]],
+        first_divergence=_first_divergence(agree, kl, sequences),
+    )
+
+
+def require(what: str, reference: str, found: Agreement, mean_kl: float, top1: float) -> None:
+    """Raise ExportError when the agreement is outside its bounds (NaN included)."""
+    if found.mean_kl <= mean_kl and found.top1 >= top1:
+        return
+    raise ExportError(
+        f"{what} does not behave like {reference}: mean KL {found.mean_kl:.2e} (at most {mean_kl:.0e}), "
+        f"top-1 agreement {found.top1:.3f} (at least {top1:.3f})",
+        where=f"first other choice: {found.first_divergence or 'none'}",
+        fix="nothing was promoted. Try --quant Q8_0; if the f16 file is at fault, report the base: its export is not faithful",
+    )
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    result: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result
+
+
+def _first_divergence(agree: np.ndarray, kl: np.ndarray, sequences: list[Sequence]) -> str | None:
+    if agree.all():
+        return None
+    row = at = int(np.argmin(agree))
+    for sequence in sequences:
+        if at < len(sequence.positions):
+            return f"{sequence.name}, token {sequence.positions[at]} (KL {kl[row]:.2e})"
+        at -= len(sequence.positions)
+    return None

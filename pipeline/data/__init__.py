@@ -1,0 +1,1 @@
+"""Markdown scenarios and drills in, checked and split conversations out."""

@@ -1,0 +1,1 @@
+"""From conversations and a base model to an adapter: TRL's loop with our batches, our loss and our checkpoints."""

@@ -1,0 +1,191 @@
+"""The model that is trained: a frozen base in the machine's best precision, and LoRA on its language layers."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline import files
+from pipeline.artifacts import BaseModel
+from pipeline.config import LoraConfig
+from pipeline.errors import BaseModelError, MachineError, TrainingError
+from pipeline.training import attention, kernels
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+_PROJECTIONS = re.compile(r"\.(self_attn|attention|attn|mlp|feed_forward|block_sparse_moe)\.")
+_ATTENTION = re.compile(r"\.(self_attn|attention|attn)\.")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What the frozen weights and the products are computed in, and why."""
+
+    dtype: torch.dtype
+    reason: str
+
+
+def pick_device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def pick_precision(device: torch.device, cpu_features: set[str] | None = None) -> Precision:
+    """bf16 where the machine multiplies it natively, else fp32. Never fp16: Gemma overflows in it."""
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Precision(torch.bfloat16, "bf16: this GPU multiplies it natively")
+        return Precision(torch.float32, "fp32: this GPU has no bf16")
+    if device.type == "mps":
+        return Precision(torch.float32, "fp32: the precision every Metal kernel has")
+    features = _cpu_features() if cpu_features is None else cpu_features
+    for feature in ("amx_bf16", "avx512_bf16"):
+        if feature in features:
+            return Precision(torch.bfloat16, f"bf16: this processor has {feature}")
+    return Precision(torch.float32, "fp32: this processor has neither amx_bf16 nor avx512_bf16")
+
+
+def _cpu_features() -> set[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return set()
+    flags = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    return set(flags.group(1).split()) if flags else set()
+
+
+def load_base(base: BaseModel, dtype: torch.dtype, *, four_bit: bool = False) -> Any:
+    """The base's own architecture from its safetensors, with packed attention. Raises BaseModelError."""
+    import transformers
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    config = transformers.AutoConfig.from_pretrained(base.path)
+    name = (config.architectures or ["?"])[0]
+    family = getattr(transformers, name, None)
+    if family is None:
+        raise BaseModelError(
+            f"transformers {transformers.__version__} does not know the architecture {name!r}",
+            where=str(base.path / "config.json"),
+            fix="use a base from the catalogue",
+        )
+    options: dict[str, Any] = {"quantization_config": _four_bit()} if four_bit else {}
+    model = family.from_pretrained(
+        base.path, dtype=dtype, attn_implementation=attention.register(), use_safetensors=True, **options
+    )
+    model.config.use_cache = False
+    return model
+
+
+def _four_bit() -> Any:
+    try:
+        import bitsandbytes  # type: ignore[import-not-found]  # noqa: F401  CUDA only, in the CUDA lock
+        from transformers import BitsAndBytesConfig
+    except ImportError as error:
+        raise MachineError(
+            "QLoRA needs bitsandbytes, which is not installed", where="training.method: qlora", fix="use training.method: lora"
+        ) from error
+    if not torch.cuda.is_available():
+        raise MachineError("QLoRA needs a CUDA GPU", where="training.method: qlora", fix="use training.method: lora")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def lora_targets(model: Any, choice: str) -> list[str]:
+    """Full names of the linear layers that get LoRA: those inside the language model's attention and MLP blocks.
+
+    Vision and audio towers, embeddings (Gemma 3n's per-layer ones too), routers and the head stay as they are.
+    """
+    decoder = model.get_decoder()
+    prefix = next(name for name, module in model.named_modules() if module is decoder)
+    wanted = _ATTENTION if choice == "attention" else _PROJECTIONS
+    names = [
+        f"{prefix}.{name}"
+        for name, module in decoder.named_modules()
+        if isinstance(module, torch.nn.Linear) and ".layers." in f".{name}" and wanted.search(f".{name}.")
+    ]
+    if not names:
+        raise TrainingError(
+            f"{type(model).__name__} has no linear layer that LoRA could be put on", fix="use a base from the catalogue"
+        )
+    return names
+
+
+def attach_lora(model: Any, config: LoraConfig, seed: int, base_name: str) -> Any:
+    """The model with LoRA in fp32 (B zero, A drawn from `seed`); computes through kernels.LoraLinear where it can."""
+    from peft import LoraConfig as PeftLora
+    from peft import get_peft_model
+
+    torch.manual_seed(seed)
+    settings = PeftLora(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=_pattern(lora_targets(model, config.targets)),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base_name,
+    )
+    peft = get_peft_model(model, settings, autocast_adapter_dtype=True)
+    peft.peft_config["default"].base_model_name_or_path = base_name
+    kernels.install_lora(peft)
+    return peft
+
+
+def _pattern(names: list[str]) -> str:
+    """One expression for all names, layer numbers folded: the same text for the same architecture, every time."""
+    folded = sorted({re.sub(r"\\\.\d+(?=\\\.)", r"\\.\\d+", re.escape(name)) for name in names})
+    return "|".join(folded)
+
+
+def trainable(model: Any) -> dict[str, torch.nn.Parameter]:
+    """What training changes, by its name in the saved file, in a fixed order."""
+    named = {name.replace(".default.weight", ".weight"): p for name, p in model.named_parameters() if p.requires_grad}
+    return dict(sorted(named.items()))
+
+
+def save(model: Any, folder: Path) -> str:
+    """Write the adapter in PEFT's form into a new folder; returns the sha256 of its weights."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trainable(model).items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    settings = getattr(model, "peft_config", None)
+    if settings:
+        files.write_json(folder / CONFIG, _plain(settings["default"].to_dict()))
+    return files.sha256_file(folder / WEIGHTS)
+
+
+def restore(model: Any, folder: Path) -> None:
+    """Put saved weights back. Raises TrainingError when they are another model's."""
+    from safetensors.torch import load_file
+
+    saved = load_file(folder / WEIGHTS)
+    current = trainable(model)
+    if saved.keys() != current.keys():
+        raise TrainingError("the checkpoint is of another model", where=str(folder), fix="remove the run's training folder")
+    with torch.no_grad():
+        for name, parameter in current.items():
+            parameter.copy_(saved[name])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(_plain(item) for item in value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(getattr(value, "value", value))

@@ -1,0 +1,150 @@
+"""The two places where the time goes, written out by hand: a linear layer with LoRA, and the loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+CHUNK = 512  # supervised positions whose logits exist at once: 512 x 49,152 in fp32 is 100 MB
+
+
+class LoraLinear(torch.autograd.Function):
+    """x @ W.T + bias + scale * (x @ A.T) @ B.T for a frozen W, in W's dtype, with A and B kept in fp32.
+
+    PEFT's own forward makes four passes over tensors as large as the output; here the low-rank product is added inside
+    the matrix product's own pass, forwards and backwards, and nothing is saved but x and the [tokens, rank] product.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        scale: float,
+    ) -> torch.Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        a, b = a.to(x.dtype), b.to(x.dtype)
+        inner = rows @ a.t()
+        out = torch.nn.functional.linear(rows, weight, bias)
+        out.addmm_(inner, b.t(), alpha=scale)
+        ctx.save_for_backward(rows, inner, weight, a, b)
+        ctx.scale, ctx.shape = scale, x.shape
+        return out.view(*x.shape[:-1], out.shape[-1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        rows, inner, weight, a, b = ctx.saved_tensors
+        out = gradient.reshape(-1, gradient.shape[-1])
+        low = (out @ b).mul_(ctx.scale)
+        grad_a = (low.t() @ rows).float()
+        grad_b = (out.t() @ inner).float().mul_(ctx.scale)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = (out @ weight).addmm_(low, a).view(ctx.shape)
+        return grad_x, None, None, grad_a, grad_b, None
+
+
+def install_lora(model: torch.nn.Module) -> int:
+    """Let every plain LoRA layer of a PEFT model compute through LoraLinear; returns how many do.
+
+    Layers that are more than that (dropout, DoRA, quantised weights) keep PEFT's own forward.
+    """
+    from peft.tuners.lora.layer import Linear
+
+    installed = 0
+    for module in model.modules():
+        if isinstance(module, Linear) and _is_plain(module):
+            module.forward = _forward(module)  # type: ignore[method-assign]
+            installed += 1
+    return installed
+
+
+def _is_plain(module: Any) -> bool:
+    (name,) = module.active_adapters
+    return (
+        type(module.base_layer) is torch.nn.Linear
+        and isinstance(module.lora_dropout[name], torch.nn.Identity)
+        and name not in module.lora_variant
+        and module.lora_B[name].bias is None
+        and not module.base_layer.weight.requires_grad
+    )
+
+
+def _forward(module: Any) -> Any:
+    (name,) = module.active_adapters
+    base, a, b, scale = module.base_layer, module.lora_A[name], module.lora_B[name], float(module.scaling[name])
+
+    def forward(x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        if module.disable_adapters:
+            result: torch.Tensor = base(x)
+            return result
+        output: torch.Tensor = LoraLinear.apply(x, base.weight, base.bias, a.weight, b.weight, scale)
+        return output
+
+    return forward
+
+
+class FrozenHeadLoss(torch.autograd.Function):
+    """Summed cross entropy of hidden [n, width] under a frozen head [vocab, width], never holding more than CHUNK rows
+    of logits; the gradient is made in the same pass, so that the logits are computed once."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, softcap: float | None
+    ) -> torch.Tensor:
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        wanted = ctx.needs_input_grad[0]
+        gradient = torch.empty_like(hidden) if wanted else None
+        for start in range(0, len(hidden), CHUNK):
+            part, goal = hidden[start : start + CHUNK], labels[start : start + CHUNK, None]
+            logits = (part @ weight.t()).float()
+            if softcap is not None:
+                logits = logits.div_(softcap).tanh_().mul_(softcap)
+            norm = logits.logsumexp(-1, keepdim=True)
+            total += (norm - logits.gather(1, goal)).sum()
+            if gradient is not None:
+                slope = 1 - (logits / softcap).square_() if softcap is not None else None
+                probabilities = logits.sub_(norm).exp_()
+                probabilities.scatter_add_(1, goal, probabilities.new_full(goal.shape, -1.0))
+                if slope is not None:
+                    probabilities.mul_(slope)
+                gradient[start : start + CHUNK] = probabilities.to(weight.dtype) @ weight
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * outer.to(gradient.dtype), None, None, None
+
+
+def head_loss(
+    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, softcap: float | None = None
+) -> torch.Tensor:
+    """Summed cross entropy in fp32 of hidden [n, width] against labels [n], for a frozen or a trained head."""
+    if not weight.requires_grad:
+        loss: torch.Tensor = FrozenHeadLoss.apply(hidden, weight, labels, softcap)
+        return loss
+    total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    for start in range(0, len(hidden), CHUNK):
+        part, goal = hidden[start : start + CHUNK], labels[start : start + CHUNK]
+        total = total + torch.utils.checkpoint.checkpoint(
+            _chunk_loss, part, weight, goal, softcap, use_reentrant=False
+        )
+    return total
+
+
+def _chunk_loss(
+    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, softcap: float | None
+) -> torch.Tensor:
+    logits = (hidden @ weight.t()).float()
+    if softcap is not None:
+        logits = (logits / softcap).tanh() * softcap
+    return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")

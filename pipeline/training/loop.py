@@ -1,0 +1,219 @@
+"""The training stage: a dataset and a base model in, an adapter out."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline import files
+from pipeline.artifacts import Adapter, BaseModel, Dataset
+from pipeline.config import TrainingConfig
+from pipeline.data.dataset import read_conversations
+from pipeline.errors import DataError
+from pipeline.progress import Stage
+from pipeline.training import adapter, batches, checkpoint
+from pipeline.training.batches import Sample, Step
+from pipeline.training.checkpoint import Journal, Standing
+from pipeline.training.trainer import ForgeTrainer, Session
+
+ENGINE = 1  # raise it when the same inputs no longer give the same adapter: old checkpoints are then not resumed
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that is to be done, known before the model is loaded."""
+
+    steps: list[Step]
+    held_out: list[Sample]
+    key: str
+
+    @property
+    def tokens(self) -> int:
+        return sum(step.tokens for step in self.steps)
+
+
+def train(
+    dataset: Dataset,
+    base: BaseModel,
+    config: TrainingConfig,
+    *,
+    seed: int,
+    threads: int,
+    out: Path,
+    stage: Stage,
+) -> Adapter:
+    """Train, or go on where a killed run stopped. `out` gets metrics.jsonl, checkpoints/ and adapter/.
+
+    The same inputs give the same adapter bytes on a CPU, whether interrupted or not. Raises DataError,
+    BaseModelError, MachineError or TrainingError; KeyboardInterrupt passes through after a checkpoint.
+    """
+    from transformers import AutoTokenizer
+
+    out.mkdir(parents=True, exist_ok=True)
+    if threads:
+        torch.set_num_threads(threads)
+    tokenizer = AutoTokenizer.from_pretrained(base.path)
+    work = plan_work(tokenizer, dataset, base, config, seed)
+    device = adapter.pick_device()
+    precision = adapter.pick_precision(device)
+    stage.note(
+        f"{len(work.steps)} steps, {work.tokens:,} tokens; LoRA rank {config.lora.rank} on {base.name} on {device.type}, {precision.reason}"
+    )
+    model = adapter.attach_lora(adapter.load_base(base, precision.dtype), config.lora, seed, base.name)
+    trainer, resume = _trainer(model, tokenizer, work, config, seed=seed, out=out, stage=stage)
+    _run(trainer, resume)
+    return _finish(trainer, out)
+
+
+def plan_work(tokenizer: Any, dataset: Dataset, base: BaseModel, config: TrainingConfig, seed: int) -> Work:
+    """Tokenise and lay out every step. Raises DataError for conversations that cannot be trained."""
+    conversations = read_conversations(dataset.conversations)
+    training = [conversation for conversation in conversations if conversation.split == "train"]
+    development = [conversation for conversation in conversations if conversation.split == "dev"]
+    if not training:
+        raise DataError("the dataset has no training conversations", where=str(dataset.conversations), fix="add scenarios")
+    samples = batches.encode(tokenizer, training, config.max_seq_length)
+    held_out = _limited(batches.encode(tokenizer, development, config.max_seq_length), config.evaluation_tokens)
+    settings = config.model_dump(mode="json")
+    key = files.sha256_json([ENGINE, settings, seed, base.digest, [[s.id, s.ids, s.targets, s.weight] for s in samples + held_out]])
+    return Work(batches.steps(samples, config, seed), held_out, key)
+
+
+def _limited(samples: Sequence[Sample], tokens: int) -> list[Sample]:
+    """A fixed selection of about so many tokens, spread over the whole list by the conversations' digests."""
+    chosen, left = [], tokens
+    for sample in sorted(samples, key=lambda sample: files.sha256_bytes(sample.id.encode())):
+        if left <= 0:
+            break
+        chosen.append(sample)
+        left -= sample.tokens
+    return chosen
+
+
+def _trainer(
+    model: Any, tokenizer: Any, work: Work, config: TrainingConfig, *, seed: int, out: Path, stage: Stage
+) -> tuple[ForgeTrainer, Path | None]:
+    import datasets
+
+    found = checkpoint.newest(out / "checkpoints", work.key)
+    folder, standing = found if found else (None, Standing(work.key, 0))
+    journal = Journal(out / "metrics.jsonl")
+    journal.rewind(standing.step)
+    if folder:
+        stage.note(f"going on from step {standing.step} of {len(work.steps)}")
+    session = Session(
+        steps=work.steps,
+        held_out=work.held_out,
+        evaluate_at=_evaluations(len(work.steps), config.evaluations if work.held_out else 0),
+        save_every=config.checkpoint_interval,
+        patience=config.early_stopping_patience,
+        seed=seed,
+        row_tokens=2048,
+        folder=out,
+        stage=stage,
+        journal=journal,
+        standing=standing,
+    )
+    trainer = ForgeTrainer(
+        session=session,
+        model=model,
+        args=_arguments(config, len(work.steps), seed, out),
+        processing_class=tokenizer,
+        train_dataset=datasets.Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]}),  # TRL wants one; ours are steps
+    )
+    return trainer, folder
+
+
+def _evaluations(steps: int, count: int) -> frozenset[int]:
+    return frozenset(max(1, round(steps * number / count)) for number in range(1, count + 1))
+
+
+def _arguments(config: TrainingConfig, steps: int, seed: int, out: Path) -> Any:
+    from trl import SFTConfig
+
+    return SFTConfig(
+        output_dir=str(out / "checkpoints"),
+        max_steps=steps,
+        per_device_train_batch_size=1,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="constant_with_warmup" if config.schedule == "constant" else config.schedule,
+        warmup_steps=min(config.warmup_steps, max(1, steps // 4)),
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.gradient_clip,
+        optim="adamw_torch_fused",
+        seed=seed,
+        use_cpu=adapter.pick_device().type == "cpu",
+        bf16=False,
+        gradient_checkpointing=False,
+        logging_nan_inf_filter=False,
+        report_to=[],
+        disable_tqdm=True,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
+
+
+def _run(trainer: ForgeTrainer, resume: Path | None) -> None:
+    if trainer.session.standing.stopped:
+        adapter.restore(trainer.model, resume or trainer.session.folder)
+        return
+    with _deferred_interrupt() as interrupted:
+        trainer.session.interrupted = interrupted
+        try:
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        except KeyboardInterrupt:
+            step = trainer.session.standing.step
+            if step and trainer.state.global_step == step:
+                trainer.save_checkpoint()
+                trainer.session.stage.note(f"interrupted; the state after step {step} is kept")
+            raise
+
+
+@contextlib.contextmanager
+def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C is noticed between two rows, where weights and optimiser agree; a second one is obeyed at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(*_: object) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _finish(trainer: ForgeTrainer, out: Path) -> Adapter:
+    """Write the best adapter (by held-out loss; the last where nothing was held out)."""
+    session = trainer.session
+    standing = session.standing
+    if standing.best_step and standing.best_step != standing.step:
+        adapter.restore(trainer.model, checkpoint.folder_of(session.checkpoints, standing.best_step))
+    folder = out / "adapter"
+    with files.atomic_path(folder) as temporary:
+        digest = adapter.save(trainer.model, temporary)
+    held_out = standing.best_loss if standing.best_loss is not None else float("nan")
+    session.stage.summary = f"loss {session.journal.recent_loss():.3f}, held-out loss {held_out:.3f}"
+    return Adapter(
+        path=folder,
+        sha256=digest,
+        steps=standing.best_step or standing.step,
+        final_loss=session.journal.recent_loss(),
+        held_out_loss=held_out,
+        tokens=int(session.journal.total("tokens")),
+        seconds=session.journal.total("seconds"),
+    )

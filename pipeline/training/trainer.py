@@ -1,0 +1,268 @@
+"""TRL's SFTTrainer with our batches, our loss and our checkpoints.
+
+The Trainer sees one item per optimiser step. Inside it we split the step into rows that fit the memory, so running
+out of memory never loses more than the step under way and never changes the effective batch.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, ProgressCallback
+from trl import SFTTrainer
+
+from pipeline import files
+from pipeline.errors import TrainingError
+from pipeline.progress import Stage
+from pipeline.training import adapter, batches, checkpoint, kernels
+from pipeline.training.batches import MicroBatch, Sample, Step
+from pipeline.training.checkpoint import Journal, Standing
+
+_OPTIMIZER, _SCHEDULER, _STATE = "optimizer.pt", "scheduler.pt", "trainer_state.json"
+_SMALLEST_ROW = 32  # tokens; below it, halving the row no longer saves memory
+
+
+@dataclass
+class Session:
+    """What a run's trainer needs besides TRL's arguments. `interrupted` is asked between rows."""
+
+    steps: Sequence[Step]
+    held_out: Sequence[Sample]
+    evaluate_at: frozenset[int]
+    save_every: int
+    patience: int
+    seed: int
+    row_tokens: int
+    folder: Path
+    stage: Stage
+    journal: Journal
+    standing: Standing
+    interrupted: Callable[[], bool] = field(default=lambda: False)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+
+class ForgeTrainer(SFTTrainer):
+    def __init__(self, *, session: Session, **options: Any) -> None:
+        super().__init__(**options)
+        self.session = session
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
+        self._row_tokens = session.row_tokens
+        self._started = time.monotonic()
+        install_loss(self.accelerator.unwrap_model(self.model))
+
+    # -- what the Trainer asks for -------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> Any:
+        return torch.utils.data.DataLoader(self.session.steps, batch_size=1, collate_fn=lambda items: items[0])
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> None:
+        return None
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0
+
+    def training_step(self, model: Any, step: Step, num_items_in_batch: Any = None) -> torch.Tensor:
+        """The step's mean loss over its supervised tokens, gradients accumulated; [] fp32."""
+        self._started = time.monotonic()
+        model.train()
+        while True:
+            torch.manual_seed(_step_seed(self.session.seed, step.number))
+            try:
+                return self._accumulate(model, step)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._halve_rows(step, error)
+            model.zero_grad(set_to_none=True)
+            release_memory()
+
+    def _accumulate(self, model: Any, step: Step) -> torch.Tensor:
+        rows = batches.pack(step.samples, self._row_tokens)
+        total = torch.zeros((), dtype=torch.float32, device=self.args.device)
+        for number, row in enumerate(rows, start=1):
+            if self.session.interrupted():
+                raise KeyboardInterrupt
+            batch = batches.micro_batch(row).to(self.args.device)
+            with nullcontext() if number == len(rows) else self.accelerator.no_sync(model):
+                loss = row_loss(model, batch) / step.targets
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        if not math.isfinite(float(total)):
+            raise _diverged(step, f"the loss became {float(total)}")
+        return total
+
+    def _halve_rows(self, step: Step, error: BaseException) -> None:
+        """Smaller rows from here on; the effective batch stays."""
+        longest = max(sample.tokens for sample in step.samples)
+        used = min(self._row_tokens, step.tokens)
+        if used <= max(_SMALLEST_ROW, longest):
+            raise TrainingError(
+                f"one conversation of {longest} tokens does not fit into memory",
+                where=f"step {step.number}",
+                fix="close other programs, lower training.max_seq_length or training.lora.rank, or use a smaller base",
+            ) from error
+        self._row_tokens = max(used // 2, _SMALLEST_ROW)
+        self.session.stage.note(
+            f"out of memory at step {step.number}: rows of {used} tokens become {self._row_tokens}; the effective batch stays"
+        )
+
+    # -- after each step -----------------------------------------------------------------------------------------
+
+    def _maybe_log_save_evaluate(
+        self, tr_loss: torch.Tensor, grad_norm: Any, model: Any, *_: Any, learning_rate: float | None = None, **__: Any
+    ) -> None:
+        number = self.state.global_step
+        if number == self.session.standing.step:
+            return  # the Trainer calls once more at the end of an epoch
+        step = self.session.steps[number - 1]
+        loss = float(tr_loss)
+        tr_loss.zero_()
+        self._guard(step, loss, grad_norm)
+        self.session.standing = replace(self.session.standing, step=number)
+        entry = self._entry(step, loss, grad_norm, learning_rate)
+        if number in self.session.evaluate_at:
+            entry["held_out_loss"] = self._measure()
+        self.session.journal.append(entry)
+        self._report(entry)
+        last = number == len(self.session.steps) or bool(self.session.standing.stopped)
+        if last or "held_out_loss" in entry or number % self.session.save_every == 0:
+            self.save_checkpoint()
+        self.control.should_training_stop = bool(self.session.standing.stopped)
+
+    def _guard(self, step: Step, loss: float, grad_norm: Any) -> None:
+        if grad_norm is not None and not math.isfinite(float(grad_norm)):
+            raise _diverged(step, f"the gradient became {float(grad_norm)}")
+        before = [entry["loss"] for entry in self.session.journal.entries[-20:]]
+        if len(before) >= 5 and loss > 3 * statistics.median(before) + 2:
+            raise _diverged(step, f"the loss leapt to {loss:.3g} (median of the last steps: {statistics.median(before):.3g})")
+
+    def _entry(self, step: Step, loss: float, grad_norm: Any, learning_rate: float | None) -> dict[str, Any]:
+        return {
+            "step": step.number,
+            "loss": loss,
+            "learning_rate": learning_rate,
+            "gradient_norm": None if grad_norm is None else float(grad_norm),
+            "tokens": step.tokens,
+            "supervised_tokens": step.targets,
+            "seconds": round(time.monotonic() - self._started, 3),
+        }
+
+    def _measure(self) -> float:
+        loss = held_out_loss(self.model, self.session.held_out, self._row_tokens, self.args.device)
+        standing = self.session.standing.measured(loss)
+        if self.session.patience and standing.without_progress >= self.session.patience:
+            reason = f"held-out loss has not fallen in {standing.without_progress} measurements"
+            standing = replace(standing, stopped=reason)
+            self.session.stage.note(f"stopping early at step {standing.step}: {reason}; the best was step {standing.best_step}")
+        self.session.standing = standing
+        return loss
+
+    def _report(self, entry: dict[str, Any]) -> None:
+        shown: dict[str, float | str] = {"loss": entry["loss"]}
+        if self.session.standing.best_loss is not None:
+            shown["best_held_out_loss"] = self.session.standing.best_loss
+        shown["tokens_per_second"] = entry["tokens"] / max(entry["seconds"], 1e-3)
+        self.session.stage.update(entry["step"], len(self.session.steps), "step", **shown)
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+
+    def save_checkpoint(self) -> None:
+        """Write the state after the current step, whole or not at all, and prune what it makes needless."""
+        standing = self.session.standing
+        folder = checkpoint.folder_of(self.session.checkpoints, standing.step)
+        with files.atomic_path(folder) as temporary:
+            adapter.save(self.accelerator.unwrap_model(self.model), temporary)
+            torch.save(self.optimizer.state_dict(), temporary / _OPTIMIZER)
+            torch.save(self.lr_scheduler.state_dict(), temporary / _SCHEDULER)
+            self.state.save_to_json(str(temporary / _STATE))
+            checkpoint.seal(temporary, standing)
+        checkpoint.prune(self.session.checkpoints, standing)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        adapter.restore(self.model, Path(resume_from_checkpoint))
+
+
+def install_loss(model: Any) -> None:
+    """Give the model a forward that returns the summed loss of a row, so that wrappers such as DDP see one call."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    decoder, head = inner.get_decoder(), inner.get_output_embeddings()
+    softcap = getattr(inner.config.get_text_config(), "final_logit_softcapping", None)
+
+    def forward(
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        lengths: tuple[int, ...],
+        predictors: torch.Tensor,
+        goals: torch.Tensor,
+        **_: Any,
+    ) -> torch.Tensor:
+        hidden = decoder(input_ids=input_ids, position_ids=position_ids, lengths=lengths, use_cache=False)
+        return kernels.head_loss(hidden.last_hidden_state[0, predictors], head.weight, goals, softcap)
+
+    inner.forward = forward
+
+
+def row_loss(model: Any, batch: MicroBatch) -> torch.Tensor:
+    """Cross entropy summed over the row's supervised tokens; [] fp32."""
+    loss: torch.Tensor = model(
+        input_ids=batch.input_ids,
+        position_ids=batch.position_ids,
+        lengths=batch.lengths,
+        predictors=batch.predictors,
+        goals=batch.labels,
+    )
+    return loss
+
+
+@torch.no_grad()
+def held_out_loss(model: Any, samples: Sequence[Sample], row_tokens: int, device: torch.device) -> float:
+    """Mean loss in nats per supervised token."""
+    model.eval()
+    total = 0.0
+    for row in batches.pack(samples, row_tokens):
+        total += float(row_loss(model, batches.micro_batch(row).to(device)))
+    model.train()
+    return total / sum(len(sample.targets) for sample in samples)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """PyTorch's CPU allocator says it with a plain RuntimeError."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return "can't allocate memory" in text or "not enough memory" in text
+
+
+def release_memory() -> None:
+    import gc
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _step_seed(seed: int, step: int) -> int:
+    """Dropout of a step depends on the seed and the step alone, so resuming and repeating a step change nothing."""
+    return (seed * 1_000_003 + step) % 2**63
+
+
+def _diverged(step: Step, what: str) -> TrainingError:
+    names = sorted({sample.id for sample in step.samples})
+    shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    return TrainingError(
+        f"training diverged: {what}",
+        where=f"step {step.number}, conversations {shown}",
+        fix="halve training.learning_rate, lengthen training.warmup_steps, or look for a broken conversation among these",
+    )

@@ -39,6 +39,7 @@ class BaseModel:
     licence: str
     multimodal: bool = False
     origin: str = ""
+    runtimes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A PEFT adapter folder; `path` is None-like only in tests. Metrics come from training/metrics.jsonl."""
+    """A PEFT adapter folder. Losses are means in nats a supervised token; `sha256` is that of its weights."""
 
     path: Path
     sha256: str
@@ -61,18 +62,6 @@ class Adapter:
     held_out_loss: float
     tokens: int
     seconds: float
-
-
-@dataclass(frozen=True)
-class Exported:
-    """The files made from a trained model, and the proof that they behave like it."""
-
-    f16: Path
-    quantised: Path
-    quantisation: str
-    mmproj: Path | None
-    mmproj_reason: str
-    parity: Path
 
 
 @dataclass(frozen=True)

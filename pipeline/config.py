@@ -50,6 +50,7 @@ class TrainingConfig(Section):
     checkpoint_interval: int = Field(25, ge=1, description="optimiser steps between checkpoints")
     early_stopping_patience: int = Field(3, ge=0, description="held-out measurements without progress; 0 never stops")
     evaluations: int = Field(4, ge=1, description="held-out loss measurements over the run")
+    evaluation_tokens: int = Field(8192, ge=1, description="about how many held-out tokens a measurement reads")
     deterministic: bool = True
 
 
@@ -103,7 +104,9 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> Config:
     try:
         return Config.model_validate(settings)
     except ValidationError as error:
-        raise UsageError(_explain(error), where=str(path), fix="see configs/train.yaml for every key and its bounds") from error
+        raise UsageError(
+            _explain(error), where=str(path), fix="see configs/train.yaml for every key and its bounds"
+        ) from error
 
 
 def preset_path(name: str) -> Path:
@@ -125,7 +128,11 @@ def _read(path: Path) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise UsageError(f"the config is a {type(content).__name__}, not a mapping of keys", where=str(path), fix="write `key: value` lines")
+        raise UsageError(
+            f"the config is a {type(content).__name__}, not a mapping of keys",
+            where=str(path),
+            fix="write `key: value` lines",
+        )
     return content
 
 

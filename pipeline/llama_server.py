@@ -36,7 +36,9 @@ class LlamaServer:
 
     def post(self, path: str, body: dict[str, Any], timeout: float = 600) -> Any:
         """POST JSON and give the JSON reply. Raises ValidationError when the server has died or refuses."""
-        request = urllib.request.Request(f"{self._url}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"})  # noqa: S310
+        request = urllib.request.Request(
+            f"{self._url}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
         return self._ask(request, timeout)
 
     def get(self, path: str, timeout: float = 10) -> Any:
@@ -54,7 +56,9 @@ class LlamaServer:
             except (urllib.error.URLError, ConnectionError, TimeoutError):
                 time.sleep(0.05)
         raise ValidationError(
-            f"llama-server did not answer within {_START_SECONDS} s", where=str(self._model), fix="close other programs and run again"
+            f"llama-server did not answer within {_START_SECONDS} s",
+            where=str(self._model),
+            fix="close other programs and run again",
         )
 
     def _ask(self, request: urllib.request.Request, timeout: float) -> Any:
@@ -71,7 +75,9 @@ class LlamaServer:
             time.sleep(0.2)  # a dying process needs a moment before it can be waited for
             if self._process.poll() is not None:
                 raise self._died() from error
-            raise ValidationError(f"llama-server did not answer {request.selector}: {error}", where=str(self._model), fix="run again") from error
+            raise ValidationError(
+                f"llama-server did not answer {request.selector}: {error}", where=str(self._model), fix="run again"
+            ) from error
 
     def _died(self) -> ValidationError:
         code = self._process.poll()
@@ -85,15 +91,28 @@ class LlamaServer:
 
 
 @contextmanager
-def serve(llama: LlamaCpp, model: Path, *, threads: int, slots: int = 1, context: int = 2048, arguments: tuple[str, ...] = ()) -> Iterator[LlamaServer]:
+def serve(
+    llama: LlamaCpp, model: Path, *, threads: int, slots: int = 1, context: int = 2048, arguments: tuple[str, ...] = ()
+) -> Iterator[LlamaServer]:
     """Serve `model` with `slots` parallel slots of `context` tokens each; the process ends with the block."""
     with tempfile.TemporaryDirectory() as folder:
         log, port = Path(folder) / "log", _free_port()
         command = [str(llama.tool("llama-server")), "--model", str(model), "--host", "127.0.0.1", "--port", str(port)]
-        command += ["--threads", str(threads), "--threads-batch", str(threads), "--parallel", str(slots), "--ctx-size", str(context * slots)]
+        command += [
+            "--threads",
+            str(threads),
+            "--threads-batch",
+            str(threads),
+            "--parallel",
+            str(slots),
+            "--ctx-size",
+            str(context * slots),
+        ]
         command += ["--jinja", "--no-webui", *arguments]
         with log.open("wb") as output:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=_die_with_parent)
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=_die_with_parent
+            )
         server = LlamaServer(process, port, log, model)
         try:
             server.wait_until_ready()

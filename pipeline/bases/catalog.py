@@ -58,7 +58,9 @@ def find(name: str) -> Entry:
     if found:
         return found
     if name in NEVER_EXISTED:
-        raise BaseModelError(f"there has never been a base model {name!r}", where="--base", fix=f"use {NEVER_EXISTED[name]}")
+        raise BaseModelError(
+            f"there has never been a base model {name!r}", where="--base", fix=f"use {NEVER_EXISTED[name]}"
+        )
     near = difflib.get_close_matches(name, entries(), n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise BaseModelError(

@@ -68,6 +68,7 @@ def _embedded(entry: Entry, embedded: Embedded, cache: Path, stage: Stage) -> Ba
         licence=entry.licence,
         multimodal=entry.multimodal,
         origin=" ".join(f"{wheel.package}=={wheel.version}" for wheel in embedded.wheels),
+        runtimes=entry.runtimes,
     )
 
 
@@ -76,7 +77,11 @@ def _whole(folder: Path, entry: Entry) -> bool:
     if not (folder / _RECORD).is_file():
         return False
     recorded = files.read_json(folder / _RECORD)["files"]
-    damaged = [name for name, digest in recorded.items() if not (folder / name).is_file() or files.sha256_file(folder / name) != digest]
+    damaged = [
+        name
+        for name, digest in recorded.items()
+        if not (folder / name).is_file() or files.sha256_file(folder / name) != digest
+    ]
     if damaged:
         raise BaseModelError(
             f"the cached base {entry.name} is damaged: {', '.join(damaged)} {'has' if len(damaged) == 1 else 'have'} another digest than recorded",
@@ -99,7 +104,10 @@ def _wheel(wheel: Wheel, cache: Path, stage: Stage) -> Path:
         lock.write_text(f"{wheel.package}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
         done = subprocess.run(
-            [*command, "--require-hashes", "-r", str(lock), "-d", str(temporary)], capture_output=True, text=True, check=False
+            [*command, "--require-hashes", "-r", str(lock), "-d", str(temporary)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
             raise _download_failed(wheel, done.stderr)
@@ -116,7 +124,9 @@ def _download_failed(wheel: Wheel, output: str) -> MachineError:
             where="pip download",
             fix="do not use that index for this package: the file is not the one that was reviewed",
         )
-    reason = next((line for line in reversed(output.strip().splitlines()) if line.startswith("ERROR")), "no reason given")
+    reason = next(
+        (line for line in reversed(output.strip().splitlines()) if line.startswith("ERROR")), "no reason given"
+    )
     return MachineError(
         f"the package {name}, which holds the base model, could not be fetched: {reason}",
         where="pip download",

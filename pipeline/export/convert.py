@@ -30,7 +30,9 @@ def convert(checkpoint: Path, out: Path, llama: LlamaCpp, metadata: dict[str, An
     with files.atomic_path(out) as temporary, files.atomic_path(out.with_suffix(".metadata.json")) as overrides:
         overrides.write_text(json.dumps(metadata), encoding="utf-8")
         command = [sys.executable, str(llama.converter), str(checkpoint), "--outfile", str(temporary)]
-        command += ["--outtype", output_type(checkpoint), "--metadata", str(overrides)] + (["--mmproj"] if mmproj else [])
+        command += ["--outtype", output_type(checkpoint), "--metadata", str(overrides)] + (
+            ["--mmproj"] if mmproj else []
+        )
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "NO_LOCAL_GGUF": ""}
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         written = temporary if temporary.is_file() else None
@@ -58,7 +60,11 @@ def check(gguf: Path, checkpoint: Path) -> None:
     for key, name in (("tokenizer.ggml.eos_token_id", "EOS"), ("tokenizer.ggml.bos_token_id", "BOS")):
         expected = token_id(checkpoint, name.lower())
         if expected is not None and fields.get(key) not in (expected, None):
-            raise ExportError(f"the GGUF's {name} is token {fields.get(key)}, the base's is {expected}", where=str(gguf), fix="mend the tokenizer files")
+            raise ExportError(
+                f"the GGUF's {name} is token {fields.get(key)}, the base's is {expected}",
+                where=str(gguf),
+                fix="mend the tokenizer files",
+            )
 
 
 def read_fields(gguf: Path) -> dict[str, Any]:

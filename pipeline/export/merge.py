@@ -76,7 +76,9 @@ def canonical(name: str) -> str:
 
 def _settings(adapter: Path) -> dict[str, float | str]:
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    unsupported = [key for key in ("rank_pattern", "alpha_pattern", "use_dora", "modules_to_save", "lora_bias") if config.get(key)]
+    unsupported = [
+        key for key in ("rank_pattern", "alpha_pattern", "use_dora", "modules_to_save", "lora_bias") if config.get(key)
+    ]
     if config.get("peft_type") != "LORA" or unsupported:
         raise ExportError(
             f"this adapter cannot be merged exactly: type {config.get('peft_type')}, {', '.join(unsupported) or 'no extras'}",
@@ -109,7 +111,11 @@ def _match(adapter: Path, slots: list[Slot], where: float | str) -> dict[Slot, t
             deltas[found[0]] = (a, b)
         if len(deltas) * 2 != len(names):
             extra = sorted(names - {name for pair in deltas.values() for name in pair})
-            raise ExportError(f"the adapter holds tensors that are no LoRA pair: {', '.join(extra[:5])}", where=str(where), fix="train it again")
+            raise ExportError(
+                f"the adapter holds tensors that are no LoRA pair: {', '.join(extra[:5])}",
+                where=str(where),
+                fix="train it again",
+            )
     return deltas
 
 
@@ -123,7 +129,9 @@ def _add(path: Path, slot: Slot, delta: torch.Tensor) -> None:
         tensor.copy_(delta.add_(tensor))
         if not torch.isfinite(tensor).all():
             raise ExportError(
-                f"{slot.name} leaves the range of {slot.dtype} when the adapter is added", where=str(path), fix="train with a lower learning rate"
+                f"{slot.name} leaves the range of {slot.dtype} when the adapter is added",
+                where=str(path),
+                fix="train with a lower learning rate",
             )
         file.seek(slot.start)
         file.write(raw)

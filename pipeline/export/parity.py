@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.artifacts import LlamaCpp
+from pipeline.artifacts import Dataset, LlamaCpp
 from pipeline.config import ParityConfig
+from pipeline.data.chat import prompt_ids, render
+from pipeline.data.dataset import Message, read_conversations
 from pipeline.errors import ExportError
 from pipeline.llama_server import serve
 
@@ -29,8 +31,8 @@ class Sequence:
     """One conversation: its messages, its token ids, and the positions whose next-token logits are compared."""
 
     name: str
-    messages: list[dict[str, str]]
-    ids: list[int]
+    messages: tuple[Message, ...]
+    ids: tuple[int, ...]
     positions: list[int]
 
 
@@ -46,8 +48,28 @@ class Agreement:
     first_divergence: str | None = None
 
 
+def sequences(checkpoint: Path, dataset: Dataset, count: int) -> list[Sequence]:
+    """The first `count` held-out conversations, rendered as in training; compared where the DM's tokens are predicted."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    held_out = [item for item in read_conversations(dataset.conversations) if item.split == "test"]
+    chosen = []
+    for conversation in held_out[:count]:
+        rendered = render(tokenizer, conversation.messages)
+        positions = [index - 1 for index, wanted in enumerate(rendered.supervised) if wanted]
+        chosen.append(Sequence(conversation.id, conversation.messages, rendered.ids, positions))
+    return chosen
+
+
 def prove(
-    merged: Path, f16: Path, quantised: Path, sequences: list[Sequence], llama: LlamaCpp, bounds: ParityConfig, threads: int
+    merged: Path,
+    f16: Path,
+    quantised: Path,
+    sequences: list[Sequence],
+    llama: LlamaCpp,
+    bounds: ParityConfig,
+    threads: int,
 ) -> dict[str, Any]:
     """The parity report as plain data. Raises ExportError when a bound is broken: then no path may be printed."""
     check_tokens(quantised, merged, sequences, llama, threads)
@@ -76,15 +98,17 @@ def check_tokens(gguf: Path, checkpoint: Path, sequences: list[Sequence], llama:
     with serve(llama, gguf, threads=threads) as server:
         for sequence in sequences:
             history = sequence.messages[:-1]
-            prompt = server.post("/apply-template", {"messages": history})["prompt"]
+            prompt = server.post("/apply-template", {"messages": [dict(message) for message in history]})["prompt"]
             body = {"content": prompt, "add_special": True, "parse_special": True}
             theirs = [int(token) for token in server.post("/tokenize", body)["tokens"]]
-            text = tokenizer.apply_chat_template(history, tokenize=False, add_generation_prompt=True)
-            ours = [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
-            _require_equal(sequence.name, ours, theirs)
+            _require_equal(sequence.name, list(prompt_ids(tokenizer, history)), theirs)
             bos = tokenizer.bos_token_id
             if bos is not None and theirs[:2] == [bos, bos]:
-                raise ExportError(f"the prompt of {sequence.name} begins with two BOS tokens", where=str(gguf), fix="mend add_bos_token in the base's tokenizer files")
+                raise ExportError(
+                    f"the prompt of {sequence.name} begins with two BOS tokens",
+                    where=str(gguf),
+                    fix="mend add_bos_token in the base's tokenizer files",
+                )
 
 
 def _require_equal(name: str, ours: list[int], theirs: list[int]) -> None:

@@ -10,7 +10,9 @@ from pipeline.artifacts import LlamaCpp
 from pipeline.errors import ExportError
 
 
-def quantize(f16: Path, out: Path, kind: str, llama: LlamaCpp, threads: int, max_bytes: float, imatrix: Path | None = None) -> None:
+def quantize(
+    f16: Path, out: Path, kind: str, llama: LlamaCpp, threads: int, max_bytes: float, imatrix: Path | None = None
+) -> None:
     """Write `out` in quantisation `kind`. Raises ExportError when it fails or the file is larger than `max_bytes`."""
     files.require_free_space(out.parent, f16.stat().st_size, f"the {kind} file")
     with files.atomic_path(out) as temporary:

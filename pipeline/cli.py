@@ -1,0 +1,200 @@
+"""The verbs. Thin on purpose: flags in, one call, one place that turns a known failure into words and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.errors import Interrupted, PipelineError, UsageError
+from pipeline.progress import Reporter, pick_mode
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Markdown Dungeons & Dragons scenarios in, a proven Dungeon Master GGUF out.",
+)
+data = typer.Typer(no_args_is_help=True, help="Check, convert and count training data.")
+app.add_typer(data, name="data")
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON event a line on stdout, for machines.")]
+Paths = Annotated[list[Path] | None, typer.Argument(help="Files or folders; training_data when left out.")]
+
+
+@app.command()
+def train(
+    preset: Annotated[
+        str, typer.Option(help="default, quick or best: configs/train.yaml or configs/<preset>.yaml.")
+    ] = "default",
+    config: Annotated[Path | None, typer.Option(help="A config file instead of a preset.")] = None,
+    base: Annotated[str | None, typer.Option(help="Base model: a catalogue name or a folder.")] = None,
+    quant: Annotated[str | None, typer.Option(help="Quantisation: Q4_K_M, Q5_K_M, Q6_K or Q8_0.")] = None,
+    max_size: Annotated[str | None, typer.Option(help="Largest file, such as 2GB.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; every core when left out.")] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="Where runs are kept.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Any config key: --set training.epochs=2")] = None,
+    llama_source: Annotated[
+        Path | None, typer.Option(help="A llama.cpp checkout or tar.gz of the pinned commit.")
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """Train, export, prove, measure and promote a Dungeon Master; ends with modelPath and mmprojPath."""
+    from pipeline import run
+    from pipeline.config import load, preset_path
+    from pipeline.environment.hardware import cores
+
+    flags: dict[str, Any] = {"base": base, "seed": seed, "threads": threads, "output_dir": output_dir}
+    overrides = {key: value for key, value in flags.items() if value is not None} | {
+        "preset": config.stem if config else preset
+    }
+    export = {"quantization": quant, "max_size_gb": _gigabytes(max_size)}
+    overrides |= (
+        {"export": chosen} if (chosen := {key: value for key, value in export.items() if value is not None}) else {}
+    )
+    for assignment in set_ or []:
+        _assign(overrides, assignment)
+    settings = load(config or preset_path(preset), overrides)
+    reporter = Reporter(pick_mode(json_output))
+    outcome = run.train(run.Journey(settings, reporter, settings.threads or cores().value, llama_source))
+    model, mmproj = _app_path(outcome.model), _app_path(outcome.mmproj)
+    lines = [f'modelPath: "{model}"', f'mmprojPath: "{mmproj}"' if mmproj else "mmprojPath: null"]
+    reporter.result(lines, modelPath=model, mmprojPath=mmproj, metadata=outcome.metadata)
+
+
+@app.command()
+def validate(json_output: Json = False) -> None:
+    """Check the training data, then the newest promoted model: its bytes, and how it plays."""
+    from pipeline.config import load, preset_path
+    from pipeline.environment.hardware import cores
+    from pipeline.revalidate import revalidate
+
+    settings = load(preset_path("default"))
+    revalidate(settings, Reporter(pick_mode(json_output)), settings.threads or cores().value)
+
+
+@app.command()
+def setup(llama_source: Annotated[Path | None, typer.Option(help="A llama.cpp checkout or tar.gz.")] = None) -> None:
+    """Build llama.cpp into the cache, so that later commands find it there."""
+    from pipeline.config import Config
+    from pipeline.environment import llama_cpp
+
+    with Reporter(pick_mode(False)).stage("llama.cpp") as stage:
+        llama_cpp.ensure(Config().cache_dir, stage, llama_source)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has, what is missing, and what to do about it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline.environment.doctor import doctor as examine
+
+    table = Table("", "what", "found", "what to do")
+    findings = examine()
+    for finding in findings:
+        table.add_row("✓" if finding.ok else "✗", finding.name, finding.value, finding.fix if not finding.ok else "")
+    Console().print(table)
+    raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
+
+
+@data.command("check")
+def data_check(
+    paths: Paths = None, format_: Annotated[str, typer.Option("--format", help="text, json, github or sarif.")] = "text"
+) -> None:
+    """Every fault of every file at once; exit 1 on errors, 0 with warnings."""
+    from pipeline.data.commands import check_command
+
+    raise typer.Exit(check_command(paths or [], format_))
+
+
+@data.command("convert")
+def data_convert(paths: Annotated[list[Path], typer.Argument(help="Files in any dialect the app uses.")]) -> None:
+    """Rewrite files into the canonical form."""
+    from pipeline.data.commands import convert_command
+
+    raise typer.Exit(convert_command(paths))
+
+
+@data.command("stats")
+def data_stats(paths: Paths = None) -> None:
+    """Counts per category, tool, skill and turn type."""
+    from pipeline.data.commands import stats_command
+
+    raise typer.Exit(stats_command(paths or []))
+
+
+@data.command("diff")
+def data_diff(old: Path, new: Path) -> None:
+    """What changed in the training data between two runs."""
+    from pipeline.data.commands import diff_command
+
+    raise typer.Exit(diff_command(old, new))
+
+
+def main() -> None:
+    """Run a verb; a known failure becomes its words on stderr and its exit code."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app(standalone_mode=False)
+    except (KeyboardInterrupt, Interrupted):
+        print(
+            "\ninterrupted: finished stages and the last checkpoint are kept; the same command goes on from there",
+            file=sys.stderr,
+        )
+        code = Interrupted.exit_code
+    except PipelineError as error:
+        print(f"\n✗ {error}", file=sys.stderr)
+        code = error.exit_code
+    except typer.Exit as done:
+        code = done.exit_code
+    except Exception as error:
+        code = _usage(error)
+    else:
+        code = 0
+    sys.exit(code)
+
+
+def _usage(error: Exception) -> int:
+    """Typer's own complaints about flags are bad usage; anything else is a fault of ours and shows its traceback."""
+    show = getattr(error, "show", None)
+    if show is None:
+        if type(error).__name__ == "Abort":
+            return Interrupted.exit_code
+        raise error
+    show()
+    return UsageError.exit_code
+
+
+def _assign(overrides: dict[str, Any], assignment: str) -> None:
+    import yaml
+
+    key, equals, value = assignment.partition("=")
+    if not equals:
+        raise UsageError(
+            f"--set wants key=value, not {assignment!r}", where="--set", fix="for example --set training.epochs=2"
+        )
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        overrides = overrides.setdefault(section, {})
+    overrides[last] = yaml.safe_load(value)
+
+
+def _gigabytes(text: str | None) -> float | None:
+    if text is None:
+        return None
+    number = text.upper().removesuffix("B").strip()
+    scale = {"G": 1.0, "M": 1e-3}.get(number[-1:])
+    try:
+        return float(number.rstrip("GM")) * (1e-9 if scale is None else scale)
+    except ValueError as error:
+        raise UsageError(f"--max-size {text!r} is no size", where="--max-size", fix="write 2GB or 900MB") from error
+
+
+def _app_path(path: Path | None) -> str | None:
+    return None if path is None else f"./{path.as_posix()}"

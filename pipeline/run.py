@@ -1,0 +1,419 @@
+"""The journey, top to bottom: every stage in order, skipping what is proven done.
+
+    data → base → llama.cpp → preflight → training → export → parity → validation → promotion
+
+Cheap checks come before dear work: the data is read before anything is fetched, and the untuned base goes through the
+whole export before a single training step is made. Each stage has a key, the digest of everything it depends on; a
+stage whose key is in the manifest, and whose outputs still have their digests, is skipped. Heavy libraries are
+imported inside the stage that needs them, so that a run with nothing to do ends in seconds.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pipeline import __version__, files
+from pipeline.artifacts import BaseModel, Dataset, LlamaCpp, Run, StageRecord
+from pipeline.config import Config
+from pipeline.errors import MachineError
+from pipeline.progress import Reporter, Stage, human_time
+
+_CODE = Path(__file__).parent
+_PINNED = ("torch", "transformers", "trl", "peft", "accelerate", "safetensors", "tokenizers", "gguf", "numpy")
+
+
+@dataclass
+class Journey:
+    """One run under way: settings, where things go, and what earlier stages have produced."""
+
+    config: Config
+    reporter: Reporter
+    threads: int
+    llama_source: Path | None = None
+    timings: list[tuple[str, float, str]] = field(default_factory=list)
+
+    @cached_property
+    def inputs(self) -> str:
+        """Digest of the data folder and everything else that the dataset depends on."""
+        from pipeline.data.build import inputs_digest
+
+        return inputs_digest(self.config.data)
+
+    @cached_property
+    def run(self) -> Run:
+        settings = self.config.model_dump(mode="json", exclude={"output_dir", "cache_dir", "models_dir", "gate"})
+        code = code_digest("data", "bases", "training", "export", "validation")
+        identity = files.sha256_json([settings, self.inputs, code, versions(), self.threads])
+        run = Run(self.config.output_dir / f"{self.config.preset}-{identity[:10]}")
+        run.folder.mkdir(parents=True, exist_ok=True)
+        return run
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run hands to the user."""
+
+    model: Path
+    mmproj: Path | None
+    mmproj_reason: str
+    metadata: dict[str, Any]
+
+
+def train(journey: Journey) -> Outcome:
+    """From markdown to a promoted GGUF. Raises PipelineError; whatever is finished stays finished."""
+    with exclusive(journey.config.output_dir):
+        run = journey.run
+        dataset = data(journey)
+        base = fetch_base(journey)
+        require_disk(journey, base)
+        llama = build_llama(journey)
+        baseline = preflight(journey, base, llama)
+        train_adapter(journey, dataset, base)
+        export(journey, dataset, base, llama)
+        prove(journey, dataset, base, llama)
+        result = validate(journey, dataset, baseline, llama)
+        outcome = promote(journey, base, dataset, llama, result)
+        summarise(journey, run, result, outcome)
+        return outcome
+
+
+def data(journey: Journey) -> Dataset:
+    """Read, check, split and compose the training data."""
+    run = journey.run
+    key = files.sha256_json(
+        [journey.config.data.model_dump(mode="json"), journey.config.seed, journey.inputs, code_digest("data")]
+    )
+
+    def work(stage: Stage) -> dict[str, Any]:
+        from pipeline.data.build import build
+
+        made = build(journey.config.data, journey.config.seed, run.data, stage)
+        report = files.read_json(made.report)
+        return {"digest": made.digest, "conversations": report["conversations"]}
+
+    outputs = ("data/dataset.jsonl", "data/split.json", "data/report.json")
+    facts = _stage(journey, "data", key, outputs, work, str(journey.config.data.folder))
+    return Dataset(run.data / "dataset.jsonl", run.data / "report.json", facts["digest"])
+
+
+def fetch_base(journey: Journey) -> BaseModel:
+    """The base checkpoint, verified; `auto` is resolved here and the reason is said."""
+    from pipeline.bases import catalog, fetch
+
+    name = journey.config.base
+    with _timed(journey, "base", name) as stage:
+        if name == "auto":
+            name, reason = catalog.choose_default()
+            stage.note(f"base {name}: {reason}")
+        base = fetch.ensure(name, journey.config.cache_dir, stage)
+        stage.summary = f"{base.name}, {base.licence}"
+    return base
+
+
+def require_disk(journey: Journey, base: BaseModel) -> None:
+    """Everything a run writes, counted from the base's own size, must fit before any of it is made."""
+    weights = sum(path.stat().st_size for path in base.path.glob("*.safetensors"))
+    llama_build = 1_500_000_000
+    files.require_free_space(journey.run.folder, weights * 5 + llama_build, f"training {base.name} and exporting it")
+
+
+def build_llama(journey: Journey) -> LlamaCpp:
+    from pipeline.environment import llama_cpp
+
+    with _timed(journey, "llama.cpp", "") as stage:
+        llama = llama_cpp.ensure(journey.config.cache_dir, stage, journey.llama_source)
+        stage.summary = f"commit {llama.commit[:10]}"
+    return llama
+
+
+def preflight(journey: Journey, base: BaseModel, llama: LlamaCpp) -> Path:
+    """Take the untuned base through conversion and quantisation: proof that the road exists, and the baseline."""
+    kind = journey.config.export.quantization
+    identity = files.sha256_json([base.digest, _identity(llama), kind, code_digest("export")])[:12]
+    path = journey.config.cache_dir / "baselines" / f"{base.name}-{kind}-{identity}.gguf"
+    if path.is_file():
+        journey.reporter.skipped("preflight", "this base has gone through this llama.cpp before")
+        return path
+    with _timed(journey, "preflight", "the untuned base through conversion and quantisation") as stage:
+        from pipeline.export.convert import convert
+        from pipeline.export.quantize import quantize
+
+        f16 = path.with_suffix(".f16")
+        convert(base.path, f16, llama, {"general.name": base.name})
+        quantize(f16, path, kind, llama, journey.threads, journey.config.export.max_size_gb * 1e9)
+        f16.unlink()
+        stage.summary = f"{base.name} becomes {files.human_size(path.stat().st_size)} at {kind}"
+    return path
+
+
+def train_adapter(journey: Journey, dataset: Dataset, base: BaseModel) -> None:
+    run, config = journey.run, journey.config.training
+    learnt = split_digest(dataset, ("train", "dev"))
+    code = code_digest("training", "data/chat.py", "data/dataset.py")
+    key = files.sha256_json(
+        [config.model_dump(mode="json"), journey.config.seed, journey.threads, learnt, base.digest, code, versions()]
+    )
+
+    def work(stage: Stage) -> dict[str, Any]:
+        from pipeline.training.loop import train as fit
+
+        made = fit(
+            dataset, base, config, seed=journey.config.seed, threads=journey.threads, out=run.training, stage=stage
+        )
+        stage.summary = f"{made.steps} steps, {made.tokens:,} tokens, held-out loss {made.held_out_loss:.3f}"
+        return {
+            "adapter_sha256": made.sha256,
+            "steps": made.steps,
+            "tokens": made.tokens,
+            "final_loss": made.final_loss,
+            "held_out_loss": made.held_out_loss,
+        }
+
+    outputs = (
+        "training/adapter/adapter_model.safetensors",
+        "training/adapter/adapter_config.json",
+        "training/metrics.jsonl",
+    )
+    _stage(journey, "training", key, outputs, work, f"{base.name}, LoRA rank {config.lora.rank}")
+
+
+def export(journey: Journey, dataset: Dataset, base: BaseModel, llama: LlamaCpp) -> None:
+    run, config = journey.run, journey.config.export
+    adapter = run.manifest()["stages"]["training"]["facts"]["adapter_sha256"]
+    key = files.sha256_json(
+        [
+            config.quantization,
+            config.max_size_gb,
+            adapter,
+            base.digest,
+            _identity(llama),
+            run.run_id,
+            code_digest("export"),
+        ]
+    )
+
+    def work(stage: Stage) -> dict[str, Any]:
+        from pipeline.export.convert import convert
+        from pipeline.export.merge import merge
+        from pipeline.export.quantize import quantize
+
+        stage.update(0, 3, "merging")
+        changed = merge(base.path, run.training / "adapter", run.export / "merged")
+        stage.update(1, 3, "converting")
+        convert(run.export / "merged", run.export / "model-f16.gguf", llama, gguf_metadata(journey, base, dataset))
+        stage.update(2, 3, "quantising")
+        out = run.export / f"model-{config.quantization}.gguf"
+        quantize(
+            run.export / "model-f16.gguf", out, config.quantization, llama, journey.threads, config.max_size_gb * 1e9
+        )
+        stage.summary = (
+            f"{changed} tensors merged, {config.quantization} file of {files.human_size(out.stat().st_size)}"
+        )
+        return {"sha256": files.sha256_file(out), "bytes": out.stat().st_size, "tensors_merged": changed}
+
+    outputs = ("export/model-f16.gguf", f"export/model-{config.quantization}.gguf")
+    _stage(journey, "export", key, outputs, work, f"merge, convert, quantise to {config.quantization}")
+
+
+def prove(journey: Journey, dataset: Dataset, base: BaseModel, llama: LlamaCpp) -> None:
+    """Compare the trained model with the files made from it; outside the bounds nothing is promoted."""
+    run, config = journey.run, journey.config.export
+    exported = run.manifest()["stages"]["export"]["outputs"]
+    bounds = config.parity.model_dump(mode="json")
+    key = files.sha256_json([exported, bounds, split_digest(dataset, ("test",)), code_digest("export", "data/chat.py")])
+
+    def work(stage: Stage) -> dict[str, Any]:
+        from pipeline.export import parity
+
+        merged, quantised = run.export / "merged", run.export / f"model-{config.quantization}.gguf"
+        sequences = parity.sequences(merged, dataset, config.parity.conversations)
+        report = parity.prove(
+            merged, run.export / "model-f16.gguf", quantised, sequences, llama, config.parity, journey.threads
+        )
+        files.write_json(run.export / "parity.json", report)
+        files.remove(merged)  # proven; it can be made again from base and adapter
+        f16, quant = report["f16_against_trained"], report["quantised_against_f16"]
+        stage.summary = f"KL {f16['mean_kl']:.1e} to f16, {quant['mean_kl']:.1e} to {config.quantization}; top-1 {f16['top1']:.3f}, {quant['top1']:.3f}"
+        return {"f16_mean_kl": f16["mean_kl"], "quant_mean_kl": quant["mean_kl"], "quant_top1": quant["top1"]}
+
+    if not (run.export / "merged").is_dir() and run.finished("parity", key) is None:
+        from pipeline.export.merge import merge
+
+        merge(base.path, run.training / "adapter", run.export / "merged")
+    _stage(journey, "parity", key, ("export/parity.json",), work, "the file against the trained model")
+
+
+def validate(journey: Journey, dataset: Dataset, baseline: Path, llama: LlamaCpp) -> dict[str, Any]:
+    run, config = journey.run, journey.config.validation
+    model = run.export / f"model-{journey.config.export.quantization}.gguf"
+    settings = config.model_dump(mode="json")
+    proven = run.manifest()["stages"]["export"]["outputs"]
+    key = files.sha256_json(
+        [
+            proven,
+            baseline.name,
+            settings,
+            split_digest(dataset, ("test",)),
+            _identity(llama),
+            code_digest("validation", "data/tools.py"),
+        ]
+    )
+
+    def work(stage: Stage) -> dict[str, Any]:
+        from pipeline.data.dataset import read_conversations
+        from pipeline.validation.evaluate import validate as judge
+
+        conversations = read_conversations(dataset.conversations)
+        result = judge(model, baseline, conversations, llama, config, journey.threads, run.validation, stage)
+        tuned, untuned = (side["tool_call_accuracy"]["value"] for side in (result, result["baseline"]))
+        stage.summary = f"tool-call accuracy {tuned:.3f}, untuned base {untuned:.3f}"
+        return {"tool_call_accuracy": tuned, "baseline_tool_call_accuracy": untuned}
+
+    _stage(
+        journey,
+        "validation",
+        key,
+        ("validation/validation.json", "validation/generations.jsonl"),
+        work,
+        "the shipped file plays held-out turns",
+    )
+    content: dict[str, Any] = files.read_json(run.validation / "validation.json")
+    return content
+
+
+def promote(journey: Journey, base: BaseModel, dataset: Dataset, llama: LlamaCpp, result: dict[str, Any]) -> Outcome:
+    """Through the gate into the app's folder, then the manifest, last."""
+    from pipeline.integration import store
+    from pipeline.validation.evaluate import require_gate
+
+    run, quantisation = journey.run, journey.config.export.quantization
+    require_gate(result, journey.config.gate, run.folder)
+    model = run.export / f"model-{quantisation}.gguf"
+    shelf = store.metadata_for(run, base, quantisation, result)
+    target, projector = store.promote(model, None, shelf, journey.config.models_dir, base.name)
+    manifest = run.manifest()
+    manifest |= {
+        "config": journey.config.model_dump(mode="json"),
+        "inputs": {"data": journey.inputs, "base": {"name": base.name, "digest": base.digest, "origin": base.origin}},
+        "llama_cpp": {"commit": llama.commit, "build_flags": list(llama.build_flags)},
+        "versions": versions() | {"dm-forge": __version__, "python": platform.python_version()},
+        "host": {"system": platform.system(), "machine": platform.machine(), "threads": journey.threads},
+        "promoted": {str(target): shelf["sha256"]},
+        "exit": 0,
+    }
+    if manifest != run.manifest():
+        run.write_manifest(manifest)
+    reason = f"{base.name} reads text only" if not base.multimodal else "the projector was not exported"
+    return Outcome(target, projector, reason, shelf)
+
+
+def summarise(journey: Journey, run: Run, result: dict[str, Any], outcome: Outcome) -> None:
+    note = journey.reporter.note
+    note("")
+    note(
+        f"model      {outcome.model} ({outcome.metadata['file_size_mb']} MB, sha256 {outcome.metadata['sha256'][:16]}…)"
+    )
+    for label, side in (("accuracy", result), ("untuned", result["baseline"])):
+        figure = side["tool_call_accuracy"]
+        note(
+            f"{label:<10} {figure['value']:.3f} of {figure['turns']} held-out DM turns (95 %: {figure['low']:.3f}–{figure['high']:.3f})"
+        )
+    note(f"stages     {', '.join(f'{name} {how or human_time(seconds)}' for name, seconds, how in journey.timings)}")
+    note(f"run        {run.folder}")
+    if outcome.mmproj is None:
+        note(f"mmproj     none: {outcome.mmproj_reason}")
+
+
+def gguf_metadata(journey: Journey, base: BaseModel, dataset: Dataset) -> dict[str, Any]:
+    """Standard general.* keys; nothing here varies between two runs with equal inputs."""
+    return {
+        "general.name": f"custom-dnd-{base.name}",
+        "general.version": journey.run.run_id,
+        "general.finetune": "dungeon-master",
+        "general.basename": base.name,
+        "general.description": "A Dungeon Master that calls tools as [roll: perception]",
+        "general.license": base.licence,
+        "general.base_models": [{"name": base.name, "version": base.digest}],
+        "general.datasets": [{"name": "training_data", "version": dataset.digest}],
+    }
+
+
+def code_digest(*parts: str) -> str:
+    """Digest of the source of stages or files: what a stage makes depends on its code too."""
+    found: list[Path] = []
+    for part in parts:
+        path = _CODE / part
+        found += (
+            [path] if path.is_file() else [file for file in path.rglob("*") if file.suffix in (".py", ".yaml", ".cpp")]
+        )
+    return files.sha256_json(files.sha256_files(found, _CODE))
+
+
+def versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in _PINNED}
+
+
+def split_digest(dataset: Dataset, splits: tuple[str, ...]) -> str:
+    """Digest of one part of the dataset, so that editing a held-out scenario does not retrain."""
+    with dataset.conversations.open(encoding="utf-8") as lines:
+        return files.sha256_json([line for line in lines if json.loads(line)["split"] in splits])
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Two runs in one checkout would write over each other's files: the second is told so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise MachineError(
+                "another run is at work in this checkout",
+                where=str(folder),
+                fix="wait for it to end, or give --output-dir",
+            ) from error
+        yield
+
+
+def _identity(llama: LlamaCpp) -> list[Any]:
+    return [llama.commit, list(llama.build_flags)]
+
+
+@contextmanager
+def _timed(journey: Journey, name: str, what: str) -> Iterator[Stage]:
+    started = time.monotonic()
+    with journey.reporter.stage(name, what) as stage:
+        yield stage
+    journey.timings.append((name, time.monotonic() - started, ""))
+
+
+def _stage(
+    journey: Journey, name: str, key: str, outputs: tuple[str, ...], work: Callable[[Stage], dict[str, Any]], what: str
+) -> dict[str, Any]:
+    """Do a stage unless it is proven done here or in another run; returns its facts."""
+    run = journey.run
+    record = run.finished(name, key)
+    reason = "nothing it depends on has changed"
+    if record is None:
+        record = run.adopt(name, key, journey.config.output_dir)
+        reason = "taken over from an earlier run with the same inputs"
+    if record is not None:
+        journey.reporter.skipped(name, reason)
+        journey.timings.append((name, record.seconds, "skipped"))
+        return record.facts
+    started = time.monotonic()
+    with _timed(journey, name, what) as stage:
+        facts = work(stage)
+    digests = {output: files.sha256_file(run.folder / output) for output in outputs}
+    run.record(name, StageRecord(key, digests, time.monotonic() - started, facts))
+    return facts

@@ -64,13 +64,13 @@ class Slot(_Strict):
         patterns: dict[str, str] = {
             "choice": "|".join(re.escape(value) for value in self.values),
             "party": r"[^\s,:\[\]](?:[^,:\[\]\n]*[^\s,:\[\]])?",
-            "integer": r"[1-9]\d{0,8}|0",
+            "integer": r"[1-9][0-9]{0,8}|0",
             "text": r"[^\W_](?:[^,\[\]\n]*[^\s,\[\]])?",
-            "dice": r"[1-9]\d{0,3}d[1-9]\d{0,3}(?:[+-][1-9]\d{0,3})?",
-            "d20": r"\d{1,9}",
-            "modifier": r"-?\d{1,9}",
-            "faces": r"-?\d{1,9}(?: \+ -?\d{1,9})*",
-            "total": r"-?\d{1,9}",
+            "dice": r"[1-9][0-9]{0,3}d[1-9][0-9]{0,3}(?:[+-][1-9][0-9]{0,3})?",
+            "d20": r"[0-9]{1,9}",
+            "modifier": r"-?[0-9]{1,9}",
+            "faces": r"-?[0-9]{1,9}(?: \+ -?[0-9]{1,9})*",
+            "total": r"-?[0-9]{1,9}",
         }
         return patterns[self.kind]
 
@@ -242,7 +242,7 @@ def _slot_holds(slot: Slot, value: str) -> bool:
 def parse_dice(formula: str) -> tuple[int, int, int]:
     """Give (2, 6, 3) for 2d6+3. The formula must have a dice slot's shape."""
     count, _, rest = formula.partition("d")
-    sides = re.match(r"\d+", rest)
+    sides = re.match(r"[0-9]+", rest)
     width = sides.end() if sides else 0
     return int(count), int(rest[:width]), int(rest[width:] or 0)
 

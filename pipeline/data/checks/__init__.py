@@ -1,0 +1,1 @@
+"""What the checker looks for, one module for each subject."""

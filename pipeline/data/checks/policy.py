@@ -1,0 +1,113 @@
+"""Is the call the one that is due? Only warnings: words are evidence, not proof."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import yaml
+
+from pipeline.data.checks.turns import Step
+from pipeline.data.faults import Faults, shown
+from pipeline.data.scenario import Kind, Scenario, Turn
+from pipeline.data.tools import VOCABULARY, Vocabulary, content_words
+from pipeline.errors import DataError
+
+POLICY = VOCABULARY.with_name("policy.yaml")
+_SPEECH = re.compile(r"\"[^\"\n]*\"|“[^”\n]*”")
+_SELF = re.compile(r"\b(?:I|me|my|mine|myself|we|us|our|i'm|i|I'm|I'll|I've)\b")
+_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+
+
+@dataclass(frozen=True, slots=True)
+class Cue:
+    """Words that settle which calls may be due."""
+
+    calls: tuple[str, ...]
+    pattern: re.Pattern[str]
+
+
+@lru_cache(maxsize=8)
+def load_policy(path: Path = POLICY) -> tuple[Cue, ...]:
+    """Read policy.yaml. Raises DataError where it is not a list of calls and cues."""
+    try:
+        rules = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return tuple(
+            Cue(tuple(rule["calls"]), re.compile(r"\b(?:" + "|".join(rule["cues"]) + r")\b", re.IGNORECASE))
+            for rule in rules
+        )
+    except (OSError, yaml.YAMLError, TypeError, KeyError, re.error) as error:
+        raise DataError(
+            f"the policy cannot be read: {error}", where=str(path), fix="see the comment at its top"
+        ) from error
+
+
+def check_policy(scenario: Scenario, steps: list[Step], vocabulary: Vocabulary, faults: Faults) -> None:
+    """Contradicting cues, arguments that nobody has said, and names that nobody has called."""
+    for step in steps:
+        before = scenario.turns[: step.index]
+        previous = before[-1] if before else None
+        if previous is None:
+            continue
+        line = step.turn.last_line
+        if previous.kind is Kind.USER:
+            check_cues(previous.text, str(step.call)[1:-1], line, faults)
+            _whose(scenario, previous, step, faults)
+        check_said(step.matched.values, "\n".join(turn.text for turn in before), vocabulary, line, faults)
+
+
+def check_cues(player: str, call: str, line: int, faults: Faults) -> None:
+    """Warn where the player's line settles on other calls. `call` is written "roll: stealth"."""
+    if not call.startswith(("roll:", "check:")) or "save" in call or re.search(r"\d", call):
+        return
+    spoken = _SPEECH.sub('""', player)
+    hits = [(cue, found) for cue in load_policy() if (found := cue.pattern.search(spoken))]
+    if hits and not any(call in cue.calls for cue, _ in hits):
+        cue, found = hits[0]
+        faults.add(line, 1, "policy", f"the player's {shown(found[0])} calls for [{cue.calls[0]}], not [{call}]")
+
+
+def check_said(values: dict[str, str], before: str, vocabulary: Vocabulary, line: int, faults: Faults) -> None:
+    """Warn about numbers, dice, items and spells that no turn before has named."""
+    for name, value in values.items():
+        kind = vocabulary.slots[name].kind
+        if kind == "integer" and not _number_said(value, before):
+            faults.add(line, 1, "unsaid", f"no turn before says {value}")
+        elif kind == "dice" and value not in before.replace(" ", ""):
+            faults.add(line, 1, "unsaid", f"no turn before names {value}")
+        elif kind == "text":
+            missing = [word for word in sorted(content_words(value)) if _stem(word) not in before.casefold()]
+            if missing:
+                faults.add(line, 1, "unsaid", f"{shown(value)}: no turn before says {', '.join(missing)}")
+
+
+def _number_said(number: str, before: str) -> bool:
+    if re.search(rf"(?<!\d){number}(?!\d)", before):
+        return True
+    return int(number) < len(_NUMBERS) and _NUMBERS[int(number)] in before.casefold()
+
+
+def _stem(word: str) -> str:
+    for ending in ("ies", "es", "s", "y"):
+        if word.endswith(ending) and len(word) > len(ending) + 2:
+            return word[: -len(ending)]
+    return word
+
+
+def _whose(scenario: Scenario, said: Turn, step: Step, faults: Faults) -> None:
+    name = step.matched.values.get("name")
+    if name is None:
+        return
+    named = [member for member in scenario.names if _mentions(said.text, member)]
+    speaks_of_self = bool(_SELF.search(_SPEECH.sub("", said.text)))
+    if name == "player" and len(named) == 1 and not speaks_of_self:
+        faults.add(step.turn.last_line, 1, "whose", f"the player's line names {named[0]}, the call `player`")
+    elif name != "player" and name in scenario.names and name not in named:
+        faults.add(step.turn.last_line, 1, "whose", f"the player's line does not name {name}")
+
+
+def _mentions(text: str, name: str) -> bool:
+    folded = text.casefold()
+    return any(part.casefold() in folded for part in name.split() if len(part) > 2) or name.casefold() in folded

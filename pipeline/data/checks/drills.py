@@ -44,7 +44,7 @@ def drill_call(drill: Drill, section: DrillSection, vocabulary: Vocabulary, faul
         elif slot.kind == "party" and value in _PLACES and value not in drill.player.text:
             faults.add(drill.call_line, 1, "whose", f"the player's line does not name {value}")
     check_cues(drill.player.text, str(drill.call)[1:-1], drill.player.line, faults)
-    check_said(matched.values, drill.player.text + "\n" + drill.dm.text, vocabulary, drill.call_line, faults)
+    check_said(matched.values, drill.player.text, drill.player.text, vocabulary, drill.call_line, faults)
     return matched
 
 

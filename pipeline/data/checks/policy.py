@@ -18,7 +18,11 @@ from pipeline.errors import DataError
 POLICY = VOCABULARY.with_name("policy.yaml")
 _SPEECH = re.compile(r"\"[^\"\n]*\"|“[^”\n]*”")
 _SELF = re.compile(r"\b(?:I|me|my|mine|myself|we|us|our|i'm|i|I'm|I'll|I've)\b")
-_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_COUNTING = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_TEENS = ("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty")
+_NUMBERS = {word: str(number) for number, word in enumerate([*_COUNTING, *_TEENS])} | {"plus": "+", "minus": "-"}
+_NUMBER_WORD = re.compile(r"\b(?:" + "|".join(_NUMBERS) + r")\b")
+_RECENT = 4  # turns within which a "he" still means who was named
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +58,10 @@ def check_policy(scenario: Scenario, steps: list[Step], vocabulary: Vocabulary, 
         line = step.turn.last_line
         if previous.kind is Kind.USER:
             check_cues(previous.text, str(step.call)[1:-1], line, faults)
-            _whose(scenario, previous, step, faults)
-        check_said(step.matched.values, "\n".join(turn.text for turn in before), vocabulary, line, faults)
+            _whose(scenario, previous, "\n".join(turn.text for turn in before[-_RECENT:]), step, faults)
+        said = "\n".join(turn.text for turn in before)
+        recent = "\n".join(turn.text for turn in before[-_RECENT:])
+        check_said(step.matched.values, said, recent, vocabulary, line, faults)
 
 
 def check_cues(player: str, call: str, line: int, faults: Faults) -> None:
@@ -69,13 +75,15 @@ def check_cues(player: str, call: str, line: int, faults: Faults) -> None:
         faults.add(line, 1, "policy", f"the player's {shown(found[0])} calls for [{cue.calls[0]}], not [{call}]")
 
 
-def check_said(values: dict[str, str], before: str, vocabulary: Vocabulary, line: int, faults: Faults) -> None:
-    """Warn about numbers, dice, items and spells that no turn before has named."""
+def check_said(
+    values: dict[str, str], before: str, recent: str, vocabulary: Vocabulary, line: int, faults: Faults
+) -> None:
+    """Warn about dice, items and spells that no turn before has named, and numbers that no recent one has."""
     for name, value in values.items():
         kind = vocabulary.slots[name].kind
-        if kind == "integer" and not _number_said(value, before):
-            faults.add(line, 1, "unsaid", f"no turn before says {value}")
-        elif kind == "dice" and value not in before.replace(" ", ""):
+        if kind == "integer" and not re.search(rf"(?<!\d){value}(?!\d)", _digits(recent)):
+            faults.add(line, 1, "unsaid", f"none of the last turns says {value}")
+        elif kind == "dice" and not _dice_said(value, before):
             faults.add(line, 1, "unsaid", f"no turn before names {value}")
         elif kind == "text":
             missing = [word for word in sorted(content_words(value)) if _stem(word) not in before.casefold()]
@@ -83,10 +91,14 @@ def check_said(values: dict[str, str], before: str, vocabulary: Vocabulary, line
                 faults.add(line, 1, "unsaid", f"{shown(value)}: no turn before says {', '.join(missing)}")
 
 
-def _number_said(number: str, before: str) -> bool:
-    if re.search(rf"(?<!\d){number}(?!\d)", before):
-        return True
-    return int(number) < len(_NUMBERS) and _NUMBERS[int(number)] in before.casefold()
+def _digits(text: str) -> str:
+    """The text with its number words as digits: "two d six plus three" gives "2 d 6 + 3"."""
+    return _NUMBER_WORD.sub(lambda word: _NUMBERS[word[0]], text.casefold())
+
+
+def _dice_said(formula: str, before: str) -> bool:
+    said = re.sub(r"\s", "", _digits(before))
+    return formula in said or (formula.startswith("1d") and formula[1:] in said)
 
 
 def _stem(word: str) -> str:
@@ -96,7 +108,7 @@ def _stem(word: str) -> str:
     return word
 
 
-def _whose(scenario: Scenario, said: Turn, step: Step, faults: Faults) -> None:
+def _whose(scenario: Scenario, said: Turn, recent: str, step: Step, faults: Faults) -> None:
     name = step.matched.values.get("name")
     if name is None:
         return
@@ -104,8 +116,8 @@ def _whose(scenario: Scenario, said: Turn, step: Step, faults: Faults) -> None:
     speaks_of_self = bool(_SELF.search(_SPEECH.sub("", said.text)))
     if name == "player" and len(named) == 1 and not speaks_of_self:
         faults.add(step.turn.last_line, 1, "whose", f"the player's line names {named[0]}, the call `player`")
-    elif name != "player" and name in scenario.names and name not in named:
-        faults.add(step.turn.last_line, 1, "whose", f"the player's line does not name {name}")
+    elif name != "player" and name in scenario.names and not _mentions(recent, name):
+        faults.add(step.turn.last_line, 1, "whose", f"none of the last turns names {name}")
 
 
 def _mentions(text: str, name: str) -> bool:

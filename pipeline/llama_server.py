@@ -42,7 +42,7 @@ class LlamaServer:
         return self._ask(request, timeout)
 
     def get(self, path: str, timeout: float = 10) -> Any:
-        return self._ask(urllib.request.Request(f"{self._url}{path}"), timeout)  # noqa: S310
+        return self._ask(urllib.request.Request(f"{self._url}{path}"), timeout)
 
     def wait_until_ready(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
@@ -63,7 +63,7 @@ class LlamaServer:
 
     def _ask(self, request: urllib.request.Request, timeout: float) -> Any:
         try:
-            with urllib.request.urlopen(request, timeout=timeout) as reply:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=timeout) as reply:
                 return json.loads(reply.read())
         except urllib.error.HTTPError as error:
             raise ValidationError(

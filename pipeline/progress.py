@@ -51,7 +51,8 @@ class Stage:
         self._reporter.note(text)
 
     def _time_left(self, now: float, done: float, total: float) -> float | None:
-        assert self._first is not None  # set by update
+        if self._first is None:
+            return None
         elapsed, advanced = now - self._first[0], done - self._first[1]
         return elapsed / advanced * (total - done) if advanced > 0 else None
 

@@ -1,0 +1,63 @@
+"""Tiny random checkpoints of the real architectures, with the embedded base's real tokenizer and chat template."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+COMMON = {
+    "vocab_size": 49152,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 2048,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 2,
+}
+EXTRA = {
+    "llama": {"tie_word_embeddings": True},
+    "qwen3": {"tie_word_embeddings": False},
+    "gemma3_text": {"sliding_window": 32, "layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": 16},
+}
+ARCHITECTURES = tuple(EXTRA)
+
+
+def checkpoint(folder: Path, architecture: str, tokenizer: Path, seed: int = 0) -> Path:
+    """A random bf16 checkpoint whose activations are calm, so that two implementations can be compared closely."""
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(architecture, **(COMMON | EXTRA[architecture]))
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "q_norm" in name:
+                weight.mul_(0.1)
+            elif weight.dim() == 1 and not architecture.startswith("gemma"):
+                weight.copy_(1 + 0.1 * torch.randn_like(weight))
+    model.to(torch.bfloat16).save_pretrained(folder)
+    for name in TOKENIZER_FILES:
+        if (tokenizer / name).is_file():
+            shutil.copy(tokenizer / name, folder / name)
+    return folder
+
+
+def adapter(folder: Path, base: Path, rank: int = 4, scale: float = 0.05) -> Path:
+    """A random LoRA adapter on every linear layer, saved by PEFT itself."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    tuned = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        for name, weight in tuned.named_parameters():
+            if "lora_" in name:
+                weight.copy_(torch.randn_like(weight) * scale)
+    tuned.save_pretrained(folder)
+    return folder

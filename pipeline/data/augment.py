@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 from pipeline.config import DataConfig
 from pipeline.data.check import check_source
@@ -21,8 +21,10 @@ from pipeline.data.source import Source
 from pipeline.data.tools import Vocabulary, find_calls
 
 _PROPER = re.compile(r"(?<=[a-z,] )[A-Z][a-z]{3,}\b")
+_NUMBER = re.compile(
+    r"\b(?:[0-9]+|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|[a-z]+teen|twenty|thirty)\b"
+)
 _SPEAKS_OF_SHEET = re.compile(r"\b(?:hit points?|hp|levels?)\b", re.IGNORECASE)
-Step = Callable[[Scenario, random.Random], Scenario]
 
 
 def augment(
@@ -75,7 +77,7 @@ def rename(scenario: Scenario, settings: Settings, rng: random.Random) -> Scenar
 
 def vary_sheets(scenario: Scenario, vocabulary: Vocabulary, rng: random.Random) -> Scenario:
     """Other levels and hit points, unless somebody speaks of them; they still bear what happens."""
-    if any(_SPEAKS_OF_SHEET.search(turn.text) for turn in scenario.turns):
+    if any(_SPEAKS_OF_SHEET.search(turn.text) for turn in scenario.turns) or _told_after_a_change(scenario):
         return scenario
     changes = _changes(scenario, vocabulary)
     return replace(
@@ -134,6 +136,15 @@ def _other_sheet(member: PartyMember, changes: list[int], rng: random.Random) ->
     wounded = member.hit_points < member.max_hit_points
     now = rng.randint(most // 2, most - 1) if wounded else most
     return fit_hit_points(replace(member, level=level, hit_points=now, max_hit_points=most), changes, rng)
+
+
+def _told_after_a_change(scenario: Scenario) -> bool:
+    """True where the DM says a number right after hit points changed: it may be what is left of them."""
+    pairs = pairwise(scenario.turns)
+    return any(
+        one.kind is Kind.TOOLCALL and one.text.startswith("health:") and _NUMBER.search(other.text.lower())
+        for one, other in pairs
+    )
 
 
 def _spoken(values: dict[str, str], later: list[Turn]) -> bool:

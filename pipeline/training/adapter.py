@@ -87,11 +87,13 @@ def load_base(base: BaseModel, dtype: torch.dtype, *, four_bit: bool = False) ->
 
 def _four_bit() -> Any:
     try:
-        import bitsandbytes  # type: ignore[import-not-found]  # noqa: F401  CUDA only, in the CUDA lock
+        import bitsandbytes  # noqa: F401  CUDA only, in the CUDA lock
         from transformers import BitsAndBytesConfig
     except ImportError as error:
         raise MachineError(
-            "QLoRA needs bitsandbytes, which is not installed", where="training.method: qlora", fix="use training.method: lora"
+            "QLoRA needs bitsandbytes, which is not installed",
+            where="training.method: qlora",
+            fix="use training.method: lora",
         ) from error
     if not torch.cuda.is_available():
         raise MachineError("QLoRA needs a CUDA GPU", where="training.method: qlora", fix="use training.method: lora")
@@ -128,19 +130,27 @@ def attach_lora(model: Any, config: LoraConfig, seed: int, base_name: str) -> An
     from peft import LoraConfig as PeftLora
     from peft import get_peft_model
 
-    torch.manual_seed(seed)
+    torch.manual_seed(seed)  # before the adapter is built: the Trainer seeds too late for it
     settings = PeftLora(
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules=_pattern(lora_targets(model, config.targets)),
         task_type="CAUSAL_LM",
-        base_model_name_or_path=base_name,
     )
+    model.name_or_path = base_name  # PEFT writes it into the adapter; a path of this machine has no place there
     peft = get_peft_model(model, settings, autocast_adapter_dtype=True)
-    peft.peft_config["default"].base_model_name_or_path = base_name
     kernels.install_lora(peft)
     return peft
+
+
+def unfreeze(model: Any) -> Any:
+    """Full fine-tuning of the language model: its layers and norms; embeddings, head and towers stay as they are."""
+    model.requires_grad_(False)
+    decoder = model.get_decoder()
+    for name, parameter in decoder.named_parameters():
+        parameter.requires_grad_("embed" not in name)
+    return model
 
 
 def _pattern(names: list[str]) -> str:
@@ -175,7 +185,9 @@ def restore(model: Any, folder: Path) -> None:
     saved = load_file(folder / WEIGHTS)
     current = trainable(model)
     if saved.keys() != current.keys():
-        raise TrainingError("the checkpoint is of another model", where=str(folder), fix="remove the run's training folder")
+        raise TrainingError(
+            "the checkpoint is of another model", where=str(folder), fix="remove the run's training folder"
+        )
     with torch.no_grad():
         for name, parameter in current.items():
             parameter.copy_(saved[name])

@@ -85,7 +85,8 @@ def encode(tokenizer: Any, conversations: Sequence[Conversation], max_length: in
         samples.append(Sample(conversation.id, rendered.ids, targets, conversation.weight))
     if faults:
         raise DataError(
-            f"{len(faults)} of {len(conversations)} conversations cannot be trained:\n    " + "\n    ".join(faults[:20]),
+            f"{len(faults)} of {len(conversations)} conversations cannot be trained:\n    "
+            + "\n    ".join(faults[:20]),
             fix="mend or shorten them, or raise training.max_seq_length (more memory)",
         )
     return samples
@@ -104,7 +105,7 @@ def epoch_order(samples: Sequence[Sample], seed: int, epoch: int) -> list[Sample
 
     A weight of 1.6 puts a conversation in once, and once more in 60 % of the epochs.
     """
-    chance = random.Random(f"dm-forge/{seed}/{epoch}")
+    chance = random.Random(f"dm-forge/{seed}/{epoch}")  # noqa: S311  an order, not a secret
     drawn = []
     for sample in samples:
         whole, rest = divmod(sample.weight, 1.0)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 CHUNK = 512  # supervised positions whose logits exist at once: 512 x 49,152 in fp32 is 100 MB
 
 
-class LoraLinear(torch.autograd.Function):
+class LoraLinear(torch.autograd.Function):  # type: ignore[misc]
     """x @ W.T + bias + scale * (x @ A.T) @ B.T for a frozen W, in W's dtype, with A and B kept in fp32.
 
     PEFT's own forward makes four passes over tensors as large as the output; here the low-rank product is added inside
@@ -37,7 +36,6 @@ class LoraLinear(torch.autograd.Function):
         return out.view(*x.shape[:-1], out.shape[-1])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         rows, inner, weight, a, b = ctx.saved_tensors
         out = gradient.reshape(-1, gradient.shape[-1])
@@ -60,7 +58,7 @@ def install_lora(model: torch.nn.Module) -> int:
     installed = 0
     for module in model.modules():
         if isinstance(module, Linear) and _is_plain(module):
-            module.forward = _forward(module)  # type: ignore[method-assign]
+            module.forward = _forward(module)
             installed += 1
     return installed
 
@@ -90,7 +88,7 @@ def _forward(module: Any) -> Any:
     return forward
 
 
-class FrozenHeadLoss(torch.autograd.Function):
+class FrozenHeadLoss(torch.autograd.Function):  # type: ignore[misc]
     """Summed cross entropy of hidden [n, width] under a frozen head [vocab, width], never holding more than CHUNK rows
     of logits; the gradient is made in the same pass, so that the logits are computed once."""
 
@@ -119,7 +117,6 @@ class FrozenHeadLoss(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         return gradient * outer.to(gradient.dtype), None, None, None
@@ -135,9 +132,7 @@ def head_loss(
     total = torch.zeros((), dtype=torch.float32, device=hidden.device)
     for start in range(0, len(hidden), CHUNK):
         part, goal = hidden[start : start + CHUNK], labels[start : start + CHUNK]
-        total = total + torch.utils.checkpoint.checkpoint(
-            _chunk_loss, part, weight, goal, softcap, use_reentrant=False
-        )
+        total = total + torch.utils.checkpoint.checkpoint(_chunk_loss, part, weight, goal, softcap, use_reentrant=False)
     return total
 
 

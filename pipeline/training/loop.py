@@ -18,9 +18,11 @@ from pipeline.config import TrainingConfig
 from pipeline.data.dataset import read_conversations
 from pipeline.errors import DataError
 from pipeline.progress import Stage
-from pipeline.training import adapter, batches, checkpoint
+from pipeline.training import adapter, batches, checkpoint, plan
+from pipeline.training.adapter import Precision
 from pipeline.training.batches import Sample, Step
 from pipeline.training.checkpoint import Journal, Standing
+from pipeline.training.plan import Plan
 from pipeline.training.trainer import ForgeTrainer, Session
 
 ENGINE = 1  # raise it when the same inputs no longer give the same adapter: old checkpoints are then not resumed
@@ -63,13 +65,43 @@ def train(
     work = plan_work(tokenizer, dataset, base, config, seed)
     device = adapter.pick_device()
     precision = adapter.pick_precision(device)
-    stage.note(
-        f"{len(work.steps)} steps, {work.tokens:,} tokens; LoRA rank {config.lora.rank} on {base.name} on {device.type}, {precision.reason}"
-    )
-    model = adapter.attach_lora(adapter.load_base(base, precision.dtype), config.lora, seed, base.name)
-    trainer, resume = _trainer(model, tokenizer, work, config, seed=seed, out=out, stage=stage)
+    layout = _memory_plan(base, config, work, device, precision, out)
+    stage.note(f"{len(work.steps)} steps, {work.tokens:,} tokens on {device.type}; {precision.reason}")
+    stage.note(layout.reason)
+    model = build(base, config, layout, precision, seed)
+    trainer, resume = _trainer(model, tokenizer, work, config, layout, seed=seed, out=out, stage=stage)
     _run(trainer, resume)
-    return _finish(trainer, out)
+    return _finish(trainer, layout, out)
+
+
+def build(base: BaseModel, config: TrainingConfig, layout: Plan, precision: Precision, seed: int) -> Any:
+    """The model to train: seeded before anything random is drawn."""
+    torch.manual_seed(seed)
+    if layout.method == "full":
+        return adapter.unfreeze(adapter.load_base(base, torch.float32))
+    model = adapter.load_base(base, precision.dtype, four_bit=layout.method == "qlora")
+    return adapter.attach_lora(model, config.lora, seed, base.name)
+
+
+def _memory_plan(
+    base: BaseModel, config: TrainingConfig, work: Work, device: torch.device, precision: Precision, out: Path
+) -> Plan:
+    lengths = [sample.tokens for step in work.steps for sample in step.samples]
+    if device.type == "cuda":
+        available, resident = torch.cuda.mem_get_info(device)[0], torch.cuda.memory_allocated(device)
+    else:
+        available, resident = plan.free_memory(), plan.resident_memory()
+    made = plan.make(
+        base,
+        config,
+        device=device.type,
+        width=precision.dtype.itemsize,
+        longest=max(lengths + [sample.tokens for sample in work.held_out]),
+        row_mean=sum(length * length for length in lengths) // sum(lengths),
+        available=available,
+        resident=resident,
+    )
+    return plan.remember(out / "plan.json", work.key, made)
 
 
 def plan_work(tokenizer: Any, dataset: Dataset, base: BaseModel, config: TrainingConfig, seed: int) -> Work:
@@ -78,11 +110,15 @@ def plan_work(tokenizer: Any, dataset: Dataset, base: BaseModel, config: Trainin
     training = [conversation for conversation in conversations if conversation.split == "train"]
     development = [conversation for conversation in conversations if conversation.split == "dev"]
     if not training:
-        raise DataError("the dataset has no training conversations", where=str(dataset.conversations), fix="add scenarios")
+        raise DataError(
+            "the dataset has no training conversations", where=str(dataset.conversations), fix="add scenarios"
+        )
     samples = batches.encode(tokenizer, training, config.max_seq_length)
     held_out = _limited(batches.encode(tokenizer, development, config.max_seq_length), config.evaluation_tokens)
     settings = config.model_dump(mode="json")
-    key = files.sha256_json([ENGINE, settings, seed, base.digest, [[s.id, s.ids, s.targets, s.weight] for s in samples + held_out]])
+    key = files.sha256_json(
+        [ENGINE, settings, seed, base.digest, [[s.id, s.ids, s.targets, s.weight] for s in samples + held_out]]
+    )
     return Work(batches.steps(samples, config, seed), held_out, key)
 
 
@@ -98,7 +134,15 @@ def _limited(samples: Sequence[Sample], tokens: int) -> list[Sample]:
 
 
 def _trainer(
-    model: Any, tokenizer: Any, work: Work, config: TrainingConfig, *, seed: int, out: Path, stage: Stage
+    model: Any,
+    tokenizer: Any,
+    work: Work,
+    config: TrainingConfig,
+    layout: Plan,
+    *,
+    seed: int,
+    out: Path,
+    stage: Stage,
 ) -> tuple[ForgeTrainer, Path | None]:
     import datasets
 
@@ -115,7 +159,9 @@ def _trainer(
         save_every=config.checkpoint_interval,
         patience=config.early_stopping_patience,
         seed=seed,
-        row_tokens=2048,
+        row_tokens=layout.row_tokens,
+        warmup=min(config.warmup_steps, max(1, len(work.steps) // 4)),
+        schedule=config.schedule,
         folder=out,
         stage=stage,
         journal=journal,
@@ -124,9 +170,11 @@ def _trainer(
     trainer = ForgeTrainer(
         session=session,
         model=model,
-        args=_arguments(config, len(work.steps), seed, out),
+        args=_arguments(config, layout, len(work.steps), seed, out),
         processing_class=tokenizer,
-        train_dataset=datasets.Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]}),  # TRL wants one; ours are steps
+        train_dataset=datasets.Dataset.from_dict(
+            {"input_ids": [[0]], "labels": [[0]]}
+        ),  # TRL wants one; ours are steps
     )
     return trainer, folder
 
@@ -135,7 +183,7 @@ def _evaluations(steps: int, count: int) -> frozenset[int]:
     return frozenset(max(1, round(steps * number / count)) for number in range(1, count + 1))
 
 
-def _arguments(config: TrainingConfig, steps: int, seed: int, out: Path) -> Any:
+def _arguments(config: TrainingConfig, layout: Plan, steps: int, seed: int, out: Path) -> Any:
     from trl import SFTConfig
 
     return SFTConfig(
@@ -143,15 +191,14 @@ def _arguments(config: TrainingConfig, steps: int, seed: int, out: Path) -> Any:
         max_steps=steps,
         per_device_train_batch_size=1,
         learning_rate=config.learning_rate,
-        lr_scheduler_type="constant_with_warmup" if config.schedule == "constant" else config.schedule,
-        warmup_steps=min(config.warmup_steps, max(1, steps // 4)),
         weight_decay=config.weight_decay,
         max_grad_norm=config.gradient_clip,
         optim="adamw_torch_fused",
         seed=seed,
         use_cpu=adapter.pick_device().type == "cpu",
         bf16=False,
-        gradient_checkpointing=False,
+        gradient_checkpointing=layout.recompute,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if layout.recompute else None,
         logging_nan_inf_filter=False,
         report_to=[],
         disable_tqdm=True,
@@ -197,15 +244,16 @@ def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _finish(trainer: ForgeTrainer, out: Path) -> Adapter:
+def _finish(trainer: ForgeTrainer, layout: Plan, out: Path) -> Adapter:
     """Write the best adapter (by held-out loss; the last where nothing was held out)."""
     session = trainer.session
     standing = session.standing
     if standing.best_step and standing.best_step != standing.step:
         adapter.restore(trainer.model, checkpoint.folder_of(session.checkpoints, standing.best_step))
-    folder = out / "adapter"
+    folder = out / ("full" if layout.method == "full" else "adapter")
     with files.atomic_path(folder) as temporary:
         digest = adapter.save(trainer.model, temporary)
+    _record_memory(trainer, out)
     held_out = standing.best_loss if standing.best_loss is not None else float("nan")
     session.stage.summary = f"loss {session.journal.recent_loss():.3f}, held-out loss {held_out:.3f}"
     return Adapter(
@@ -217,3 +265,10 @@ def _finish(trainer: ForgeTrainer, out: Path) -> Adapter:
         tokens=int(session.journal.total("tokens")),
         seconds=session.journal.total("seconds"),
     )
+
+
+def _record_memory(trainer: ForgeTrainer, out: Path) -> None:
+    """Put the measured peak beside the predicted one."""
+    device = trainer.args.device
+    measured = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else plan.peak_memory()
+    files.write_json(out / "plan.json", files.read_json(out / "plan.json") | {"measured_peak": measured})

@@ -41,6 +41,8 @@ class Session:
     patience: int
     seed: int
     row_tokens: int
+    warmup: int
+    schedule: str
     folder: Path
     stage: Stage
     journal: Journal
@@ -52,7 +54,7 @@ class Session:
         return self.folder / "checkpoints"
 
 
-class ForgeTrainer(SFTTrainer):
+class ForgeTrainer(SFTTrainer):  # type: ignore[misc]
     def __init__(self, *, session: Session, **options: Any) -> None:
         super().__init__(**options)
         self.session = session
@@ -66,6 +68,14 @@ class ForgeTrainer(SFTTrainer):
 
     def get_train_dataloader(self) -> Any:
         return torch.utils.data.DataLoader(self.session.steps, batch_size=1, collate_fn=lambda items: items[0])
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        def factor(done: int) -> float:
+            return rate_factor(done + 1, num_training_steps, self.session.warmup, self.session.schedule)
+
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> None:
         return None
@@ -146,7 +156,9 @@ class ForgeTrainer(SFTTrainer):
             raise _diverged(step, f"the gradient became {float(grad_norm)}")
         before = [entry["loss"] for entry in self.session.journal.entries[-20:]]
         if len(before) >= 5 and loss > 3 * statistics.median(before) + 2:
-            raise _diverged(step, f"the loss leapt to {loss:.3g} (median of the last steps: {statistics.median(before):.3g})")
+            raise _diverged(
+                step, f"the loss leapt to {loss:.3g} (median of the last steps: {statistics.median(before):.3g})"
+            )
 
     def _entry(self, step: Step, loss: float, grad_norm: Any, learning_rate: float | None) -> dict[str, Any]:
         return {
@@ -160,12 +172,14 @@ class ForgeTrainer(SFTTrainer):
         }
 
     def _measure(self) -> float:
-        loss = held_out_loss(self.model, self.session.held_out, self._row_tokens, self.args.device)
+        loss: float = held_out_loss(self.model, self.session.held_out, self._row_tokens, self.args.device)
         standing = self.session.standing.measured(loss)
         if self.session.patience and standing.without_progress >= self.session.patience:
             reason = f"held-out loss has not fallen in {standing.without_progress} measurements"
             standing = replace(standing, stopped=reason)
-            self.session.stage.note(f"stopping early at step {standing.step}: {reason}; the best was step {standing.best_step}")
+            self.session.stage.note(
+                f"stopping early at step {standing.step}: {reason}; the best was step {standing.best_step}"
+            )
         self.session.standing = standing
         return loss
 
@@ -192,6 +206,16 @@ class ForgeTrainer(SFTTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         adapter.restore(self.model, Path(resume_from_checkpoint))
+
+
+def rate_factor(step: int, steps: int, warmup: int, schedule: str) -> float:
+    """Share of the peak learning rate at a step (from 1): a linear climb, then the schedule, never quite zero."""
+    if step <= warmup:
+        return step / (warmup + 1)
+    passed = (step - warmup - 1) / max(steps - warmup, 1)
+    if schedule == "constant":
+        return 1.0
+    return 1 - passed if schedule == "linear" else (1 + math.cos(math.pi * passed)) / 2
 
 
 def install_loss(model: Any) -> None:
@@ -226,7 +250,7 @@ def row_loss(model: Any, batch: MicroBatch) -> torch.Tensor:
     return loss
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def held_out_loss(model: Any, samples: Sequence[Sample], row_tokens: int, device: torch.device) -> float:
     """Mean loss in nats per supervised token."""
     model.eval()

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import pytest
+
+from pipeline import files
+from pipeline.artifacts import BaseModel
+from pipeline.config import TrainingConfig
+from pipeline.errors import BaseModelError, MachineError
+from pipeline.training import attention, kernels, plan
+
+GB = 10**9
+
+
+def make(base, available, **changes):
+    settings = {"device": "cpu", "width": 2, "longest": 900, "row_mean": 300, "resident": GB // 2} | changes
+    return plan.make(base, settings.pop("config", TrainingConfig()), available=available, **settings)
+
+
+@pytest.fixture
+def small(tmp_path):
+    """SmolLM2-135M's sizes without its weights."""
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    sizes = {"num_hidden_layers": 30, "hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9}
+    files.write_json(tmp_path / "config.json", sizes | {"num_key_value_heads": 3, "vocab_size": 49152})
+    return BaseModel("small", tmp_path, "d", "llama", "none")
+
+
+def test_plenty_of_memory_takes_the_fast_way(small):
+    made = make(small, 16 * GB)
+    assert (made.method, made.row_tokens, made.recompute) == ("lora", 2048, False)
+    assert "predicted" in made.reason and "free" in made.reason
+
+
+def test_less_memory_takes_shorter_rows_then_recomputes_then_refuses(small):
+    assert make(small, int(2.3 * GB)).row_tokens < 2048
+    assert make(small, int(1.35 * GB)).recompute
+    with pytest.raises(MachineError, match="does not fit") as caught:
+        make(small, GB // 10)
+    assert "smaller base" in str(caught.value)
+
+
+def test_rows_hold_the_longest_conversation(small):
+    assert make(small, 16 * GB, longest=5000).row_tokens == 5000
+
+
+def test_a_gpu_falls_back_to_four_bits_only_when_asked_to_choose(small, monkeypatch):
+    monkeypatch.setattr(plan, "_parameters", lambda _: 4 * GB)
+    assert make(small, 7 * GB, device="cuda").method == "qlora"
+    with pytest.raises(MachineError):
+        make(small, 7 * GB, device="cuda", config=TrainingConfig(method="lora"))
+
+
+def test_the_plan_knows_the_kernels_chunk_sizes():
+    assert (plan._BLOCK, plan._CHUNK) == (attention.BLOCK, kernels.CHUNK)
+
+
+def test_free_memory_respects_the_cgroup(tmp_path):
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 8000000 kB\n")
+    assert plan.free_memory(tmp_path) == 8_192_000_000
+    group = tmp_path / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text("max\n")
+    assert plan.free_memory(tmp_path) == 8_192_000_000
+    (group / "memory.max").write_text("3000000000\n")
+    (group / "memory.current").write_text("1000000000\n")
+    assert plan.free_memory(tmp_path) == 2_000_000_000
+
+
+def test_a_run_keeps_its_plan_and_another_run_makes_its_own(tmp_path, small):
+    roomy, tight = make(small, 16 * GB), make(small, int(2.3 * GB))
+    path = tmp_path / "plan.json"
+    assert plan.remember(path, "a", roomy) == roomy
+    assert plan.remember(path, "a", tight) == roomy
+    assert plan.remember(path, "b", tight) == tight
+
+
+def test_a_base_without_sizes_is_named(tmp_path):
+    with pytest.raises(BaseModelError, match="sizes"):
+        plan.shape_of(tmp_path)

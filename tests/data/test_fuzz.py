@@ -1,0 +1,55 @@
+"""Whatever bytes come, the reader answers with faults, never with an exception, and places them inside the file."""
+
+from __future__ import annotations
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from pipeline.data.check import check_source
+from pipeline.data.dialect import convert_source
+from pipeline.data.faults import Faults
+from pipeline.data.source import Source, decode
+from pipeline.data.tools import load_vocabulary
+from tests.data.samples import DRILLS, GOOD
+
+PIECES = st.sampled_from(
+    [*GOOD.split("\n"), *DRILLS.split("\n"), "# USER", "## Party", "### X", "- Name: y", "> # q", "---", "[a: b] [c: d]"]
+    + ["[roll: stealth]", "[[roll: stealth]]", "{hero}", "<|im_end|>", "  - [health: {hero}, -5]", "#" * 7, "* * *", "1. x"]
+    + ["\t- x", "    # code", "```", "Party: none", "[roll:\nstealth]", "2d6: 9999999999 = *1*", "## [roll: 0d0]", "[x:"]
+)
+TEXTS = st.lists(st.one_of(PIECES, st.text(max_size=20)), max_size=30).map("\n".join)
+
+
+@settings(max_examples=400, deadline=None)
+@given(TEXTS, st.sampled_from(["combat/x.md", "drills/x.md"]))
+@example("[roll: stealth] # SYSTEM", "combat/x.md")
+@example("x", "combat/x.md")
+def test_any_text_is_checked(text: str, path: str) -> None:
+    faults = Faults(path)
+    source = decode(text.encode("utf-8", errors="surrogatepass"), path, faults)
+    if source is None:
+        assert faults.found
+        return
+    for fault in check_source(source, load_vocabulary()).faults:
+        assert 1 <= fault.line <= len(source.lines) + 1
+        assert fault.column >= 1
+        assert "\n" not in fault.what
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=300))
+def test_any_bytes_are_decoded_or_refused(content: bytes) -> None:
+    faults = Faults("x")
+    assert decode(content, "x", faults) is not None or faults.found
+
+
+@settings(max_examples=400, deadline=None)
+@given(TEXTS)
+def test_conversion_is_idempotent_or_refused(text: str) -> None:
+    source = decode(text.encode("utf-8", errors="surrogatepass"), "combat/x.md", Faults("x"))
+    once = convert_source(source, load_vocabulary()) if source else None
+    if once and once.text is not None:
+        again = convert_source(Source("combat/x.md", once.text), load_vocabulary())
+        assert (again.text, again.faults) == (once.text, [])
+    elif once:
+        assert once.faults

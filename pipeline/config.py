@@ -72,14 +72,23 @@ class ValidationConfig(Section):
     conversations: int | None = Field(None, ge=1, description="held-out conversations played; all when left out")
     baseline_conversations: int | None = Field(None, ge=1, description="of them, how many the untuned base plays")
     slots: int = Field(4, ge=1, le=64)
+    context: int = Field(2048, ge=512, description="tokens a slot may hold")
     max_reply_tokens: int = Field(128, ge=8)
+    free_games: int = Field(2, ge=0, description="games in which the model sees its own replies; 0 plays none")
+    grammar_conversations: int = Field(4, ge=0, description="conversations played once more with the grammar")
+    perplexity_conversations: int = Field(4, ge=1, description="conversations whose gold replies are scored")
+    phone: bool = Field(True, description="measure memory and speed as the app would run the file")
 
 
 class GateConfig(Section):
     enabled: bool = True
     min_tool_call_accuracy: float = Field(0.0, ge=0, le=1)
+    min_call_turn_accuracy: float = Field(0.0, ge=0, le=1)
+    min_no_call_accuracy: float = Field(0.0, ge=0, le=1)
     min_gain_over_base: float = Field(0.05, ge=-1, le=1)
     min_stop_rate: float = Field(0.9, ge=0, le=1)
+    not_worse_than_promoted: bool = Field(True, description="refuse a model that is surely worse than the shipped one")
+    max_memory_gb: float = Field(3.0, gt=0, description="resident memory at the largest context measured")
 
 
 class Config(Section):

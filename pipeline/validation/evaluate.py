@@ -1,7 +1,8 @@
-"""Measure the shipped file and, on the same turns in the same run, the untuned base."""
+"""Measure the shipped file and, on the same turns in the same run, the untuned base and the promoted model."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,11 +13,17 @@ from pipeline import files
 from pipeline.artifacts import LlamaCpp
 from pipeline.config import GateConfig, ValidationConfig
 from pipeline.data.dataset import Conversation
-from pipeline.errors import DataError, GateRefused
-from pipeline.llama_server import serve
+from pipeline.errors import DataError
+from pipeline.llama_server import LlamaServer, serve
 from pipeline.progress import Stage
-from pipeline.validation import tool_calls
-from pipeline.validation.play import Reply, play
+from pipeline.validation import games, gate, phone
+from pipeline.validation.figures import COMPARED, compare, figures
+from pipeline.validation.leaks import leaks
+from pipeline.validation.perplexity import perplexity, scored
+from pipeline.validation.play import GrammarOf, Reply, play, turns
+from pipeline.validation.tool_calls import Judged, judge
+
+_SEED = 7  # of the dice in free-running games: the same game for every model
 
 
 def held_out(conversations: Sequence[Conversation], limit: int | None) -> list[Conversation]:
@@ -28,10 +35,15 @@ def held_out(conversations: Sequence[Conversation], limit: int | None) -> list[C
             where="training_data",
             fix="add scenarios: about one in ten is held out",
         )
-    if limit is None or limit >= len(test):
-        return test
+    return fair_share(test, limit)
+
+
+def fair_share(conversations: Sequence[Conversation], limit: int | None) -> list[Conversation]:
+    """At most `limit` conversations, taken from the categories in turn."""
+    if limit is None or limit >= len(conversations):
+        return list(conversations)
     by_category: dict[str, list[Conversation]] = {}
-    for conversation in test:
+    for conversation in conversations:
         by_category.setdefault(conversation.category, []).append(conversation)
     chosen: list[Conversation] = []
     while len(chosen) < limit:
@@ -39,6 +51,12 @@ def held_out(conversations: Sequence[Conversation], limit: int | None) -> list[C
             if group and len(chosen) < limit:
                 chosen.append(group.pop(0))
     return chosen
+
+
+def judge_all(replies: Sequence[Reply], conversations: Sequence[Conversation]) -> list[Judged]:
+    """Each reply against its gold; the history is the gold one that the model had."""
+    messages = {conversation.id: conversation.messages for conversation in conversations}
+    return [judge(reply, messages[reply.conversation][: reply.index]) for reply in replies]
 
 
 def measure(
@@ -50,19 +68,18 @@ def measure(
     stage: Stage,
     what: str,
 ) -> tuple[dict[str, Any], list[Reply]]:
-    """Figures and replies of one GGUF on `conversations`."""
+    """Figures and replies of one GGUF on `conversations`, each turn played from its gold history."""
     started = time.monotonic()
 
     def show(done: int, total: int) -> None:
         stage.update(done, total, f"turns of {what}")
 
-    with serve(llama, model, threads=threads, slots=config.slots) as server:
+    with serve(llama, model, threads=threads, slots=config.slots, context=config.context) as server:
         replies = play(server, conversations, slots=config.slots, max_tokens=config.max_reply_tokens, on_turn=show)
-    seconds = time.monotonic() - started
-    judged = [tool_calls.judge(reply) for reply in replies]
-    result: dict[str, Any] = tool_calls.figures(judged)
-    result["by_tool"] = tool_calls.table(judged, tool_calls.tool_key)
-    result["by_category"] = tool_calls.table(judged, lambda turn: turn.category)
+        seconds = time.monotonic() - started
+        texts = [scored(server, item.messages) for item in fair_share(conversations, config.perplexity_conversations)]
+    result = figures(judge_all(replies, conversations))
+    result["perplexity"] = perplexity(model, texts, llama, threads)
     result["speed"] = {
         "turns": len(replies),
         "seconds": round(seconds, 1),
@@ -80,51 +97,102 @@ def validate(
     threads: int,
     out: Path,
     stage: Stage,
+    *,
+    promoted: Path | None = None,
+    grammar_of: GrammarOf | None = None,
 ) -> dict[str, Any]:
-    """Write validation.json and generations.jsonl; returns the content of validation.json."""
+    """Write validation.json and generations.jsonl; returns the content of validation.json.
+
+    `promoted` is the model on the shelf, if there is one and it is another; `grammar_of` gives a conversation's
+    exported grammar, with which some conversations are played once more.
+    """
     chosen = held_out(conversations, config.conversations)
+    compared = fair_share(chosen, config.baseline_conversations)
     result, replies = measure(model, chosen, llama, config, threads, stage, "the model")
-    compared = held_out(chosen, config.baseline_conversations)
-    base, base_replies = measure(baseline, compared, llama, config, threads, stage, "the untuned base")
-    result["baseline"] = base
-    result["conversations"] = len(chosen)
-    result["baseline_conversations"] = len(compared)
-    files.write_text(out / "generations.jsonl", _lines(replies, "model") + _lines(base_replies, "baseline"))
+    result |= {"conversations": len(chosen), "baseline_conversations": len(compared)}
+    result |= {"file_bytes": model.stat().st_size, "split_leaks": leaks(conversations)}
+    lines = _lines("model", replies)
+    judged = judge_all(replies, chosen)
+    rivals = {"baseline": (baseline, "the untuned base"), "promoted": (promoted, "the promoted model")}
+    for name, (path, what) in rivals.items():
+        if path is None:
+            continue
+        rival, rival_replies = measure(path, compared, llama, config, threads, stage, what)
+        result[name] = rival | {"comparison": compare(judged, judge_all(rival_replies, compared))}
+        lines += _lines(name, rival_replies)
+    with serve(llama, model, threads=threads, slots=config.slots, context=config.context) as server:
+        lines += _free_games(server, chosen, config, stage, result)
+        if grammar_of:
+            _with_grammar(server, chosen, judged, config, stage, grammar_of, result)
+    if config.phone:
+        longest = max(chosen, key=turns)
+        result["phone"] = phone.measure(model, longest.messages[:-1], llama, threads)
+    files.write_text(out / "generations.jsonl", lines)
     files.write_json(out / "validation.json", result)
     return result
 
 
-def check_gate(result: dict[str, Any], gate: GateConfig) -> list[str]:
-    """Why the model is refused; empty when it passes."""
-    accuracy = result["tool_call_accuracy"]["value"]
-    base = result["baseline"]["tool_call_accuracy"]["value"]
-    stops = result["stop_rate"]["value"]
-    reasons = []
-    if accuracy < gate.min_tool_call_accuracy:
-        reasons.append(f"tool-call accuracy is {accuracy:.3f}, at least {gate.min_tool_call_accuracy:.3f} is wanted")
-    if accuracy - base < gate.min_gain_over_base:
-        reasons.append(
-            f"tool-call accuracy {accuracy:.3f} is not {gate.min_gain_over_base:.2f} above the untuned base's {base:.3f}"
-        )
-    if stops < gate.min_stop_rate:
-        reasons.append(f"only {stops:.3f} of the replies end by themselves, at least {gate.min_stop_rate:.2f} should")
-    return reasons
+def require_gate(result: dict[str, Any], settings: GateConfig, run: Path) -> None:
+    """The gate on the figures alone; see `gate.require` for size, memory and parity."""
+    gate.require(result, settings, run)
 
 
-def require_gate(result: dict[str, Any], gate: GateConfig, run: Path) -> None:
-    """Raise GateRefused (exit 3) with every reason; the model stays in the run's folder."""
-    reasons = check_gate(result, gate) if gate.enabled else []
-    if reasons:
-        raise GateRefused(
-            "the model was measured and refused:\n  " + "\n  ".join(reasons),
-            where=str(run / "validation" / "validation.json"),
-            fix="add or mend training data, train longer (--preset best), or change the gate in the config; nothing in assets/models changed",
-        )
+def _free_games(
+    server: LlamaServer,
+    conversations: Sequence[Conversation],
+    config: ValidationConfig,
+    stage: Stage,
+    result: dict[str, Any],
+) -> str:
+    """Put the figures of free-running games into `result`; returns their lines for generations.jsonl."""
+    chosen = fair_share(conversations, config.free_games)
+    if not config.free_games:
+        return ""
 
+    def show(done: int, total: int) -> None:
+        stage.update(done, total, "turns of free games")
 
-def _lines(replies: list[Reply], model: str) -> str:
-    import json
-
-    return "".join(
-        json.dumps({"model": model, **asdict(reply)}, sort_keys=True, ensure_ascii=False) + "\n" for reply in replies
+    played = games.play_freely(
+        server, chosen, slots=config.slots, max_tokens=config.max_reply_tokens, seed=_SEED, on_turn=show
     )
+    result["free_games"] = games.figures(played)
+    return "".join(_line({"model": "free game", **row}) for row in games.rows(played))
+
+
+def _with_grammar(
+    server: LlamaServer,
+    conversations: Sequence[Conversation],
+    without: Sequence[Judged],
+    config: ValidationConfig,
+    stage: Stage,
+    grammar_of: GrammarOf,
+    result: dict[str, Any],
+) -> None:
+    """Play some conversations once more with the exported grammar: what it changes, on the same turns."""
+    chosen = fair_share(conversations, config.grammar_conversations)
+    if not config.grammar_conversations:
+        return
+
+    def show(done: int, total: int) -> None:
+        stage.update(done, total, "turns with the grammar")
+
+    replies = play(
+        server,
+        chosen,
+        slots=config.slots,
+        max_tokens=config.max_reply_tokens,
+        on_turn=show,
+        grammar_of=grammar_of,
+    )
+    judged = judge_all(replies, chosen)
+    measured = figures(judged)
+    kept = {name: measured[name] for name in (*COMPARED, "malformed_calls", "contradictions")}
+    result["grammar"] = kept | {"conversations": len(chosen), "comparison": compare(judged, without)}
+
+
+def _lines(model: str, replies: Sequence[Reply]) -> str:
+    return "".join(_line({"model": model, **asdict(reply)}) for reply in replies)
+
+
+def _line(value: dict[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False) + "\n"

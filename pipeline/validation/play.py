@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pipeline.data.dataset import Conversation, Message
 from pipeline.llama_server import LlamaServer
 
+GrammarOf = Callable[[Conversation], str]  # a GBNF grammar fit for the conversation's party
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -34,9 +36,12 @@ def play(
     slots: int,
     max_tokens: int,
     on_turn: Callable[[int, int], None] | None = None,
-    grammar: str | None = None,
+    grammar_of: GrammarOf | None = None,
 ) -> list[Reply]:
-    """Ask for every assistant turn at temperature 0, one conversation a slot so that its prompt cache is used."""
+    """Ask for every assistant turn at temperature 0, one conversation a slot so that its prompt cache is used.
+
+    Replies come in the order of `conversations`; the longest are played first, so that no slot idles at the end.
+    """
     total = sum(turns(conversation) for conversation in conversations)
     done, lock = 0, threading.Lock()
     free = list(range(slots))
@@ -45,6 +50,7 @@ def play(
         nonlocal done
         with lock:
             slot = free.pop()
+        grammar = grammar_of(conversation) if grammar_of else None
         try:
             replies = []
             for index, message in enumerate(conversation.messages):
@@ -59,8 +65,10 @@ def play(
             with lock:
                 free.append(slot)
 
+    order = sorted(range(len(conversations)), key=lambda place: -turns(conversations[place]))
     with ThreadPoolExecutor(slots) as pool:
-        return [reply for replies in pool.map(one, conversations) for reply in replies]
+        played = dict(zip(order, pool.map(one, [conversations[place] for place in order]), strict=True))
+    return [reply for place in sorted(played) for reply in played[place]]
 
 
 def turns(conversation: Conversation) -> int:

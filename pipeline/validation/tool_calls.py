@@ -1,117 +1,94 @@
-"""How well the calls in the replies agree with gold, each figure with a 95 % bootstrap interval over conversations."""
+"""One reply against its gold: is the call the right one, and if not, what went wrong."""
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-import numpy as np
-
+from pipeline.data.dataset import Message
 from pipeline.data.tools import Call, calls_match, find_calls, load_vocabulary
+from pipeline.game import toolcall_text
+from pipeline.validation import context, prose
 from pipeline.validation.play import Reply
 
-_RESAMPLES = 1000
 _OPEN_BRACKET = re.compile(r"\[[^\]]*$|\[[^\]:]*\]")
+NO_CALL = "none"
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One reply against its gold: `hit` is the app's truth, the rest says what went wrong."""
+    """`hit` is the app's truth, the rest says what went wrong; `after` is what the reply answers."""
 
     conversation: str
+    index: int
     category: str
-    gold: str
-    found: str
+    after: Literal["player", "toolcall"]
+    gold: tuple[Call, ...]
+    found: tuple[Call, ...]
     hit: bool
     name: bool
-    invented: bool
     malformed: bool
     stopped: bool
+    words: tuple[str, ...]
+    gold_words: int
+    chrf: float
+    contradictions: tuple[str, ...]
+    leaks: tuple[str, ...]
 
     @property
     def wants_call(self) -> bool:
         return bool(self.gold)
 
+    @property
+    def invented(self) -> bool:
+        return bool(self.found) and not self.gold
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A share with its 95 % bootstrap interval; `turns` is what it is a share of."""
-
-    value: float
-    low: float
-    high: float
-    turns: int
+    @property
+    def tool(self) -> str:
+        """The gold call's tool, or `none`."""
+        return self.gold[0].tool if self.gold else NO_CALL
 
 
-def judge(reply: Reply) -> Judged:
+def judge(reply: Reply, history: Sequence[Message]) -> Judged:
+    """`history` is what the model had before it: the gold messages, or its own game."""
     gold, found = find_calls(reply.gold), find_calls(reply.text)
+    vocabulary = load_vocabulary()
+    words = prose.words(reply.text)
     return Judged(
         conversation=reply.conversation,
+        index=reply.index,
         category=reply.category,
-        gold=_names(gold),
-        found=_names(found),
+        after="player" if toolcall_text(reply.player) is None else "toolcall",
+        gold=tuple(gold),
+        found=tuple(found),
         hit=calls_match(gold, found),
         name=[call.tool for call in gold] == [call.tool for call in found],
-        invented=bool(found) and not gold,
-        malformed=bool(_OPEN_BRACKET.search(reply.text))
-        or any(load_vocabulary().match(call) is None for call in found),
+        malformed=bool(_OPEN_BRACKET.search(reply.text)) or any(vocabulary.match(call) is None for call in found),
         stopped=reply.stopped,
+        words=words,
+        gold_words=len(prose.words(reply.gold)),
+        chrf=prose.chrf(prose.without_calls(reply.text), prose.without_calls(reply.gold)),
+        contradictions=context.contradictions(reply.text, history),
+        leaks=context.leaks(reply.text),
     )
 
 
-def figures(judged: Sequence[Judged]) -> dict[str, dict[str, float | int]]:
-    """The headline figures of one model."""
-    chosen: dict[str, tuple[Callable[[Judged], bool], Callable[[Judged], bool]]] = {
-        "tool_call_accuracy": (lambda turn: True, lambda turn: turn.hit),
-        "call_turn_accuracy": (lambda turn: turn.wants_call, lambda turn: turn.hit),
-        "no_call_accuracy": (lambda turn: not turn.wants_call, lambda turn: turn.hit),
-        "tool_choice_accuracy": (lambda turn: True, lambda turn: turn.name),
-        "tool_name_accuracy": (lambda turn: turn.wants_call, lambda turn: turn.name),
-        "calls_invented": (lambda turn: not turn.wants_call, lambda turn: turn.invented),
-        "malformed_calls": (lambda turn: True, lambda turn: turn.malformed),
-        "stop_rate": (lambda turn: True, lambda turn: turn.stopped),
-    }
-    return {name: asdict(share(judged, among, true)) for name, (among, true) in chosen.items()}
+def key(calls: Sequence[Call]) -> str:
+    """A call without what varies from game to game: `roll: stealth`, `roll: dice`, `health`, `none`.
 
-
-def share(judged: Sequence[Judged], among: Callable[[Judged], bool], true: Callable[[Judged], bool]) -> Figure:
-    """Share of turns `among` for which `true` holds; the bootstrap resamples conversations, whose turns hang together."""
-    groups: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for turn in judged:
-        if among(turn):
-            groups[turn.conversation][0] += true(turn)
-            groups[turn.conversation][1] += 1
-    if not groups:
-        return Figure(0.0, 0.0, 0.0, 0)
-    counts = np.asarray(list(groups.values()))
-    picks = np.random.default_rng(0).integers(0, len(counts), (_RESAMPLES, len(counts)))
-    sums = counts[picks].sum(axis=1)
-    low, high = np.quantile(sums[:, 0] / sums[:, 1], (0.025, 0.975))
-    hits, turns = counts.sum(axis=0)
-    return Figure(float(hits / turns), float(low), float(high), int(turns))
-
-
-def table(judged: Sequence[Judged], key: Callable[[Judged], str]) -> dict[str, dict[str, float | int]]:
-    """Tool-call accuracy by any property of a turn, such as its category or its gold call."""
-    return {
-        value: asdict(share(judged, lambda turn, value=value: key(turn) == value, lambda turn: turn.hit))  # type: ignore[misc]
-        for value in sorted({key(turn) for turn in judged})
-    }
-
-
-def tool_key(turn: Judged) -> str:
-    """The gold call without what varies from game to game: `roll: stealth`, `health`, `none`."""
-    if not turn.gold:
-        return "none"
-    tool, _, arguments = turn.gold.partition(": ")
-    return (
-        turn.gold
-        if tool in ("roll", "check") and not arguments[:1].isdigit()
-        else ("roll: dice" if tool == "roll" else tool)
-    )
-
-
-def _names(calls: Sequence[Call]) -> str:
-    return "; ".join(f"{call.tool}: {call.arguments}" for call in calls)
+    Calls whose arguments come from a list keep them; of a tool that has such calls, the others are told by their form.
+    """
+    if not calls:
+        return NO_CALL
+    if len(calls) > 1:
+        return "several calls"
+    vocabulary = load_vocabulary()
+    matched = vocabulary.match(calls[0])
+    if matched is None:
+        return "unknown call"
+    if vocabulary.expansions(matched.form):
+        return f"{matched.tool.name}: {calls[0].arguments}"
+    listed = any(vocabulary.expansions(form) for form in matched.tool.forms)
+    return f"{matched.tool.name}: {matched.form.name}" if listed else matched.tool.name

@@ -1,0 +1,138 @@
+"""Free-running games: the model sees its own replies, and its calls are executed with seeded dice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.data.dataset import Conversation, Message
+from pipeline.data.tools import find_calls
+from pipeline.game import Table, toolcall, toolcall_text
+from pipeline.llama_server import LlamaServer
+from pipeline.validation import context, prose
+from pipeline.validation.play import turns
+from pipeline.validation.statistics import ratio
+
+_CHAIN = 3  # results fed back before the player speaks again: a model that only calls would never let anyone speak
+
+
+@dataclass(frozen=True, slots=True)
+class FreeTurn:
+    """One reply in a game of the model's own; `executed` has a result (or None where refused) for each call."""
+
+    conversation: str
+    player: str
+    text: str
+    calls: tuple[str, ...]
+    executed: tuple[str | None, ...]
+    stopped: bool
+    contradictions: tuple[str, ...]
+    leaks: tuple[str, ...]
+
+
+def play_freely(
+    server: LlamaServer,
+    conversations: Sequence[Conversation],
+    *,
+    slots: int,
+    max_tokens: int,
+    seed: int,
+    on_turn: Callable[[int, int], None] | None = None,
+) -> list[FreeTurn]:
+    """Play each conversation's player lines for as many DM turns as its gold has."""
+    total = sum(turns(conversation) for conversation in conversations)
+    finished = 0
+
+    def one(numbered: tuple[int, Conversation]) -> list[FreeTurn]:
+        nonlocal finished
+        number, conversation = numbered
+        played = _game(server, conversation, number % slots, max_tokens, seed + number)
+        finished += turns(conversation)
+        if on_turn:
+            on_turn(finished, total)
+        return played
+
+    with ThreadPoolExecutor(slots) as pool:
+        return [turn for game in pool.map(one, enumerate(conversations)) for turn in game]
+
+
+def _game(server: LlamaServer, conversation: Conversation, slot: int, max_tokens: int, seed: int) -> list[FreeTurn]:
+    system = conversation.messages[0]
+    table = Table(system["content"], seed)
+    history: list[Message] = [system]
+    lines = [message["content"] for message in conversation.messages if message["role"] == "user"]
+    players = [line for line in lines if toolcall_text(line) is None]
+    played: list[FreeTurn] = []
+    for line in players:
+        said = line
+        for _ in range(_CHAIN):
+            if len(played) == turns(conversation):
+                return played
+            history.append(Message(role="user", content=said))
+            turn = _reply(server, conversation.id, history, table, slot, max_tokens)
+            played.append(turn)
+            history.append(Message(role="assistant", content=turn.text))
+            results = [result for result in turn.executed if result]
+            if not results:
+                break
+            said = toolcall("\n".join(results))
+    return played
+
+
+def _reply(
+    server: LlamaServer, game: str, history: Sequence[Message], table: Table, slot: int, max_tokens: int
+) -> FreeTurn:
+    body = {
+        "messages": list(history),
+        "temperature": 0,
+        "max_tokens": max_tokens,
+        "cache_prompt": True,
+        "id_slot": slot,
+    }
+    choice = server.post("/v1/chat/completions", body)["choices"][0]
+    text = choice["message"]["content"] or ""
+    calls = find_calls(text)
+    return FreeTurn(
+        conversation=game,
+        player=history[-1]["content"],
+        text=text,
+        calls=tuple(str(call) for call in calls),
+        executed=tuple(table.execute(call) for call in calls),
+        stopped=choice["finish_reason"] == "stop",
+        contradictions=context.contradictions(text, history),
+        leaks=context.leaks(text),
+    )
+
+
+def figures(played: Sequence[FreeTurn]) -> dict[str, Any]:
+    """Shares over the turns of all games, with intervals; `legal_calls` is over the calls made."""
+    seen: set[tuple[str, str]] = set()
+    again = []
+    for turn in played:
+        again.append((turn.conversation, turn.text) in seen)
+        seen.add((turn.conversation, turn.text))
+
+    def share(of: Callable[[FreeTurn], float]) -> dict[str, Any]:
+        return ratio((turn.conversation, of(turn), 1.0) for turn in played).as_dict()
+
+    return {
+        "games": len({turn.conversation for turn in played}),
+        "turns_with_a_call": share(lambda turn: bool(turn.calls)),
+        "legal_calls": ratio(
+            (turn.conversation, float(result is not None), 1.0) for turn in played for result in turn.executed
+        ).as_dict(),
+        "stop_rate": share(lambda turn: turn.stopped),
+        "repetition": share(lambda turn: prose.repetition(prose.words(turn.text))),
+        "said_before": ratio(
+            (turn.conversation, float(same), 1.0) for turn, same in zip(played, again, strict=True)
+        ).as_dict(),
+        "contradictions": share(lambda turn: bool(turn.contradictions)),
+        "out_of_character": share(lambda turn: bool(turn.leaks)),
+    }
+
+
+def rows(played: Sequence[FreeTurn]) -> list[dict[str, Any]]:
+    """The games as plain data, for generations.jsonl."""
+    return [asdict(turn) for turn in played]

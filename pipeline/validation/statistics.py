@@ -1,0 +1,64 @@
+"""Shares, means and ratios with 95 % bootstrap intervals; the bootstrap resamples conversations, whose turns hang together."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+_RESAMPLES = 1000
+Verdict = Literal["better", "worse", "undecided"]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A value with its 95 % bootstrap interval; `turns` is how many turns it rests on."""
+
+    value: float
+    low: float
+    high: float
+    turns: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def ratio(parts: Iterable[tuple[str, float, float]]) -> Figure:
+    """Sum of numerators over sum of denominators of (conversation, numerator, denominator), one of each a turn.
+
+    A share is (conversation, hit, 1), a mean (conversation, value, 1). Nothing to divide by gives zero of 0 turns.
+    """
+    groups: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
+    for conversation, numerator, denominator in parts:
+        sums = groups[conversation]
+        sums[0] += numerator
+        sums[1] += denominator
+        sums[2] += 1
+    table = np.asarray(list(groups.values()))
+    if not groups or not table[:, 1].sum():
+        return Figure(0.0, 0.0, 0.0, 0)
+    low, high = np.quantile(_resampled(table), (0.025, 0.975))
+    value = table[:, 0].sum() / table[:, 1].sum()
+    return Figure(float(value), float(low), float(high), int(table[:, 2].sum()))
+
+
+def paired(parts: Sequence[tuple[str, float, float]]) -> dict[str, Any]:
+    """How far a model is from another on the same turns, (conversation, ours, theirs): difference, interval, verdict.
+
+    "Better" and "worse" are said only where the whole interval of the mean difference lies on that side of zero.
+    """
+    figure = ratio([(conversation, ours - theirs, 1.0) for conversation, ours, theirs in parts])
+    verdict: Verdict = "better" if figure.low > 0 else "worse" if figure.high < 0 else "undecided"
+    return figure.as_dict() | {"verdict": verdict}
+
+
+def _resampled(table: np.ndarray) -> np.ndarray:
+    """The ratio in each resample of the rows; a resample without a denominator says nothing and is left out."""
+    picks = np.random.default_rng(0).integers(0, len(table), (_RESAMPLES, len(table)))
+    sums = table[:, :2][picks].sum(axis=1)
+    kept = sums[sums[:, 1] != 0]
+    ratios: np.ndarray = kept[:, 0] / kept[:, 1]
+    return ratios

@@ -21,6 +21,7 @@ app = typer.Typer(
 data = typer.Typer(no_args_is_help=True, help="Check, convert and count training data.")
 app.add_typer(data, name="data")
 
+CORPUS = Path("training_data")
 Json = Annotated[bool, typer.Option("--json", help="One JSON event a line on stdout, for machines.")]
 Paths = Annotated[list[Path] | None, typer.Argument(help="Files or folders; training_data when left out.")]
 
@@ -110,7 +111,7 @@ def data_check(
     """Every fault of every file at once; exit 1 on errors, 0 with warnings."""
     from pipeline.data.commands import check_command
 
-    raise typer.Exit(check_command(paths or [], format_))
+    raise typer.Exit(check_command(paths or [CORPUS], format_))
 
 
 @data.command("convert")
@@ -126,7 +127,7 @@ def data_stats(paths: Paths = None) -> None:
     """Counts per category, tool, skill and turn type."""
     from pipeline.data.commands import stats_command
 
-    raise typer.Exit(stats_command(paths or []))
+    raise typer.Exit(stats_command(paths or [CORPUS]))
 
 
 @data.command("diff")

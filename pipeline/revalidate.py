@@ -16,7 +16,7 @@ from pipeline.progress import Reporter
 def revalidate(config: Config, reporter: Reporter, threads: int) -> None:
     """Check the corpus, then the promoted file's bytes, then how it plays a few held-out turns now."""
     with reporter.stage("data", str(config.data.folder)) as stage:
-        from pipeline.data.corpus import load_corpus
+        from pipeline.data.check import load_corpus
 
         corpus = load_corpus(config.data.folder)
         stage.summary = f"{len(corpus.scenarios)} scenarios and {len(corpus.drills)} drill lines without errors"

@@ -99,7 +99,7 @@ def data(journey: Journey) -> Dataset:
 
         made = build(journey.config.data, journey.config.seed, run.data, stage)
         report = files.read_json(made.report)
-        return {"digest": made.digest, "conversations": report["conversations"]}
+        return {"digest": made.digest, "conversations": report["splits"]}
 
     outputs = ("data/dataset.jsonl", "data/split.json", "data/report.json")
     facts = _stage(journey, "data", key, outputs, work, str(journey.config.data.folder))

@@ -1,5 +1,4 @@
 import json
-import os
 
 import pytest
 
@@ -47,7 +46,7 @@ def test_a_digest_follows_the_content_not_the_order():
 
 def test_removing_a_link_leaves_what_it_points_to(tmp_path):
     (tmp_path / "kept").mkdir()
-    os.symlink(tmp_path / "kept", tmp_path / "link")
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
     files.remove(tmp_path / "link")
     assert (tmp_path / "kept").is_dir()
 

@@ -49,7 +49,7 @@ def sections(source: Source) -> list[Section]:
         if token.type == "heading_open" and token.map
     ]
     lines = source.lines
-    ends = [start for start, _, _ in starts[1:]] + [len(lines)]
+    ends = [*(start for start, _, _ in starts[1:]), len(lines)][: len(starts)]
     found = [
         Section(level, title, start + 1, tuple(lines[start + 1 : end]))
         for (start, level, title), end in zip(starts, ends, strict=True)

@@ -113,6 +113,8 @@ def _bounded(text: str, faults: Faults) -> bool:
 
 
 def _readable(entry: Entry, faults: Faults) -> bool:
+    if not entry.path.is_symlink() and entry.path.is_file():
+        return True
     try:
         real = entry.path.resolve(strict=True)
         inside = real.is_relative_to(entry.root.resolve())

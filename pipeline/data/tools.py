@@ -14,13 +14,23 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from pipeline.errors import DataError
 
 VOCABULARY = Path(__file__).parents[2] / "training_data" / "tools.yaml"
 SlotKind = Literal["choice", "party", "integer", "text", "dice", "d20", "modifier", "faces", "total"]
 _CALL = re.compile(r"\[(\w+):([^\]]+)\]", re.ASCII)  # the app's own pattern
+_SHAPES = {
+    "party": r"[^\s,:\[\]](?:[^,:\[\]\n]*[^\s,:\[\]])?",
+    "integer": r"[1-9][0-9]{0,8}|0",
+    "text": r"[^\W_](?:[^,\[\]\n]*[^\s,\[\]])?",
+    "dice": r"[1-9][0-9]{0,3}d[1-9][0-9]{0,3}(?:[+-][1-9][0-9]{0,3})?",
+    "d20": r"[0-9]{1,9}",
+    "modifier": r"-?[0-9]{1,9}",
+    "faces": r"-?[0-9]{1,9}(?: \+ -?[0-9]{1,9})*",
+    "total": r"-?[0-9]{1,9}",
+}
 _SLOT = re.compile(r"\{(\w+)\}")
 _WORD = re.compile(r"[^\W_]+")
 _STOP_WORDS = frozenset(
@@ -61,18 +71,7 @@ class Slot(_Strict):
     @property
     def pattern(self) -> str:
         """A regular expression for the slot's shape; what needs the party or arithmetic is checked elsewhere."""
-        patterns: dict[str, str] = {
-            "choice": "|".join(re.escape(value) for value in self.values),
-            "party": r"[^\s,:\[\]](?:[^,:\[\]\n]*[^\s,:\[\]])?",
-            "integer": r"[1-9][0-9]{0,8}|0",
-            "text": r"[^\W_](?:[^,\[\]\n]*[^\s,\[\]])?",
-            "dice": r"[1-9][0-9]{0,3}d[1-9][0-9]{0,3}(?:[+-][1-9][0-9]{0,3})?",
-            "d20": r"[0-9]{1,9}",
-            "modifier": r"-?[0-9]{1,9}",
-            "faces": r"-?[0-9]{1,9}(?: \+ -?[0-9]{1,9})*",
-            "total": r"-?[0-9]{1,9}",
-        }
-        return patterns[self.kind]
+        return "|".join(map(re.escape, self.values)) if self.kind == "choice" else _SHAPES[self.kind]
 
 
 class Form(_Strict):
@@ -120,6 +119,7 @@ class Matched:
 class Vocabulary(_Strict):
     slots: dict[str, Slot]
     tools: tuple[Tool, ...]
+    _compiled: dict[str, re.Pattern[str]] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _coherent(self) -> Vocabulary:
@@ -207,19 +207,20 @@ def calls_match(gold: Sequence[Call], found: Sequence[Call], vocabulary: Vocabul
 
 def compile_template(template: str, vocabulary: Vocabulary) -> re.Pattern[str]:
     """A pattern with one named group for each slot of a template such as "{name}, +{amount}"."""
-    return _compile(template, tuple((name, vocabulary.slots[name].pattern) for name in _SLOT.findall(template)))
+    known = vocabulary._compiled
+    if template not in known:
+        known[template] = _compile(template, vocabulary)
+    return known[template]
 
 
-@lru_cache(maxsize=1024)
-def _compile(template: str, slots: tuple[tuple[str, str], ...]) -> re.Pattern[str]:
-    patterns = dict(slots)
+def _compile(template: str, vocabulary: Vocabulary) -> re.Pattern[str]:
     seen: set[str] = set()
     parts = []
     for index, part in enumerate(_SLOT.split(template)):
         if index % 2 == 0:
             parts.append(re.escape(part))
         else:
-            parts.append(f"(?P={part})" if part in seen else f"(?P<{part}>{patterns[part]})")
+            parts.append(f"(?P={part})" if part in seen else f"(?P<{part}>{vocabulary.slots[part].pattern})")
             seen.add(part)
     return re.compile("".join(parts))
 

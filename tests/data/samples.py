@@ -110,7 +110,10 @@ def write_corpus(folder: Path, scenarios: int = 12) -> Path:
     for skill in ("stealth", "persuasion", "athletics"):
         lines.append(f"## [roll: {skill}]")
         for number in range(14):
-            lines += [f"- {skill} line {number * 37 % 101} for {{hero}} q{number}{skill}z", f"  - Dust settles, {number}."]
+            lines += [
+                f"- {skill} line {number * 37 % 101} for {{hero}} q{number}{skill}z",
+                f"  - Dust settles, {number}.",
+            ]
         lines += ["### Success", "- It works.", "### Failure", "- It does not."]
     lines += ["## none"]
     for number in range(10):

@@ -56,7 +56,7 @@ TALK = (
 )
 
 
-def tiny(name: str) -> Any:  # noqa: ANN401
+def tiny(name: str) -> Any:
     """A byte-level tokenizer: one token a byte, and the template's own tokens."""
     template, special, bos = SPECIAL[name]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -69,7 +69,7 @@ def tiny(name: str) -> Any:  # noqa: ANN401
     return fast
 
 
-def supervised_text(tokenizer: Any, messages: Any) -> list[str]:  # noqa: ANN401
+def supervised_text(tokenizer: Any, messages: Any) -> list[str]:
     """The runs of supervised tokens, decoded."""
     rendered = render(tokenizer, messages)
     runs: list[list[int]] = [[]]
@@ -120,7 +120,7 @@ def test_template_tokens_in_the_text_stay_text(name: str) -> None:
     plain = (TALK[0], Message(role="user", content="say x"), Message(role="assistant", content="x!"))
     added = set(tokenizer.get_added_vocab().values())
 
-    def specials(messages: Any) -> list[int]:  # noqa: ANN401
+    def specials(messages: Any) -> list[int]:
         return [token for token in render(tokenizer, messages).ids if token in added]
 
     assert specials(talk) == specials(plain)

@@ -26,7 +26,9 @@ def test_errors_exit_one_and_warnings_zero(broken: Path, capsys: pytest.CaptureF
     assert check_command([broken]) == 1
     assert "s0.md:19:26: the total is 18 where the numbers make 17" in capsys.readouterr().out
     path = broken / "combat" / "s0.md"
-    path.write_text(path.read_text().replace("= *18*", "= *17*").replace("+bronze key", "+goose").replace("bronze key\n", "goose\n"))
+    path.write_text(
+        path.read_text().replace("= *18*", "= *17*").replace("+bronze key", "+goose").replace("bronze key\n", "goose\n")
+    )
     assert check_command([broken]) == 0
     assert "0 errors, 1 warnings" in capsys.readouterr().out
 

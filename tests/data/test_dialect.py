@@ -133,7 +133,16 @@ def test_a_call_moves_to_the_last_line_and_its_result_takes_the_canonical_form()
 def test_what_has_no_place_is_reported_at_its_line() -> None:
     _, _, faults = read(SHEETS)
     lines = SHEETS.split("\n")
-    for part in ("## Player", "---", "[nod: twice]", "[roll: perception]", "> A note", "rolls 1d20", "# Old", "## Choices"):
+    for part in (
+        "## Player",
+        "---",
+        "[nod: twice]",
+        "[roll: perception]",
+        "> A note",
+        "rolls 1d20",
+        "# Old",
+        "## Choices",
+    ):
         assert next(number for number, line in enumerate(lines, 1) if part in line) in faults, part
     assert sum("not in the vocabulary" in what for what in faults.values()) == 3
     assert "exp" in faults[lines.index("## Player") + 1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -12,11 +14,9 @@ from pipeline.data.source import Source, decode
 from pipeline.data.tools import load_vocabulary
 from tests.data.samples import DRILLS, GOOD
 
-PIECES = st.sampled_from(
-    [*GOOD.split("\n"), *DRILLS.split("\n"), "# USER", "## Party", "### X", "- Name: y", "> # q", "---", "[a: b] [c: d]"]
-    + ["[roll: stealth]", "[[roll: stealth]]", "{hero}", "<|im_end|>", "  - [health: {hero}, -5]", "#" * 7, "* * *", "1. x"]
-    + ["\t- x", "    # code", "```", "Party: none", "[roll:\nstealth]", "2d6: 9999999999 = *1*", "## [roll: 0d0]", "[x:"]
-)
+ODD = """[roll: stealth]|[[roll: stealth]]|{hero}|  - [health: {hero}, -5]|#######|* * *|1. x|# USER|## Party
+### X|- Name: y|> # q|---|[a: b] [c: d]|\t- x|    # code|```|Party: none|[roll:|2d6: 9999999999 = *1*|## [roll: 0d0]|[x:"""
+PIECES = st.sampled_from([*GOOD.split("\n"), *DRILLS.split("\n"), *re.split(r"[|\n]", ODD), "<|im_end|>"])
 TEXTS = st.lists(st.one_of(PIECES, st.text(max_size=20)), max_size=30).map("\n".join)
 
 

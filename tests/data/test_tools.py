@@ -15,7 +15,10 @@ from tests.data.samples import GOOD
 
 
 def test_calls_are_found_as_the_app_finds_them() -> None:
-    assert find_calls("a [ROLL:  stealth ] b [x_1:y] [no colon] [ä: x] [a:]") == [Call("roll", "stealth"), Call("x_1", "y")]
+    assert find_calls("a [ROLL:  stealth ] b [x_1:y] [no colon] [ä: x] [a:]") == [
+        Call("roll", "stealth"),
+        Call("x_1", "y"),
+    ]
 
 
 def test_items_match_when_they_share_a_content_word() -> None:

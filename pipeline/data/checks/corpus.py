@@ -12,6 +12,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.data.checks.turns import Step
 from pipeline.data.dataset import Split
@@ -47,12 +48,13 @@ class Likeness:
 
         self._threshold = threshold
         self._shingles = shingles
-        self._seed = MinHash(num_perm=_PERMUTATIONS, hashfunc=_hash)
+        self._sketch = MinHash(num_perm=_PERMUTATIONS, hashfunc=_hash)
         self._bands = array("Q")
         self.count = 0
 
     def add(self, words: tuple[str, ...]) -> None:
-        sketch = self._seed.copy()
+        sketch = self._sketch
+        sketch.clear()
         if shingles := self._shingles(words):
             sketch.update_batch([shingle.encode() for shingle in shingles])
             rows = sketch.hashvalues.reshape(-1, _BAND)
@@ -65,19 +67,31 @@ class Likeness:
         """Candidate pairs (earlier, later) by number: those that share a band."""
         import numpy as np
 
-        bands = np.frombuffer(self._bands, dtype=np.uint64).reshape(self.count, -1) if self.count else np.empty((0, 0))
-        found: set[tuple[int, int]] = set()
-        for column in bands.T:
-            order = np.argsort(column, kind="stable")
-            same = np.flatnonzero((column[order][1:] == column[order][:-1]) & (column[order][1:] != 0))
-            found |= {(int(order[at]), int(order[at + 1])) for at in same}
-        return found
+        bands = np.frombuffer(self._bands, dtype=np.uint64).reshape(self.count, _PERMUTATIONS // _BAND)
+        return {pair for column in bands.T for pair in _repeats(column) if column[pair[0]]}
 
     def alike(self, one: tuple[str, ...], other: tuple[str, ...]) -> float:
         """The pair's exact Jaccard index, 0 where it is below the threshold."""
         first, second = self._shingles(one), self._shingles(other)
         index = len(first & second) / max(len(first | second), 1)
         return index if index >= self._threshold else 0.0
+
+
+class Places:
+    """Files and lines by number, without an object for each."""
+
+    def __init__(self) -> None:
+        self._paths: list[str] = []
+        self._files, self._at = array("I"), array("I")
+
+    def add(self, path: str, line: int) -> None:
+        if not self._paths or self._paths[-1] != path:
+            self._paths.append(path)
+        self._files.append(len(self._paths) - 1)
+        self._at.append(line)
+
+    def __getitem__(self, number: int) -> tuple[str, int]:
+        return self._paths[self._files[number]], self._at[number]
 
 
 class Overlap:
@@ -89,9 +103,10 @@ class Overlap:
             "scenario": Likeness(SCENARIO_LIKENESS, triples),
             "drill": Likeness(DRILL_LIKENESS, singles_and_pairs),
         }
-        self._places: dict[str, list[tuple[str, int]]] = {"scenario": [], "drill": []}
+        self._places = {"scenario": Places(), "drill": Places()}
         self._lines = array("Q")
-        self._owners: list[tuple[str, int, Split]] = []
+        self._owners = Places()
+        self._splits = bytearray()
 
     def add_scenario(self, scenario: Scenario) -> None:
         self._note("scenario", scenario.path, scenario.line, scenario_words(scenario))
@@ -116,21 +131,21 @@ class Overlap:
 
     def _note(self, kind: str, path: str, line: int, words: tuple[str, ...]) -> None:
         self._kinds[kind].add(words)
-        self._places[kind].append((path, line))
+        self._places[kind].add(path, line)
 
     def _line(self, text: str, path: str, line: int, split: Split) -> None:
         words = normalised(text)
         if words.count(" ") >= _LINE_WORDS - 1:
             self._lines.append(int.from_bytes(hashlib.sha256(words.encode()).digest()[:8]))
-            self._owners.append((path, line, split))
+            self._owners.add(path, line)
+            self._splits.append(_SPLITS.index(split))
 
     def _exact(self) -> Iterator[Fault]:
-        first: dict[int, int] = {}
-        for index, digest in enumerate(self._lines):
-            earlier = first.setdefault(digest, index)
-            if earlier != index:
-                (path, line, split), (other, other_line, other_split) = self._owners[index], self._owners[earlier]
-                yield _twice("the player's line", 1.0, (path, line, split), (other, other_line, other_split))
+        import numpy as np
+
+        for earlier, later in sorted(_repeats(np.frombuffer(self._lines, dtype=np.uint64)), key=lambda pair: pair[1]):
+            here, there = ((*self._owners[at], _SPLITS[self._splits[at]]) for at in (later, earlier))
+            yield _twice("the player's line", 1.0, here, there)
 
     def _near(self, kind: str) -> Iterator[Fault]:
         likeness, places = self._kinds[kind], self._places[kind]
@@ -148,6 +163,13 @@ class Overlap:
                 texts.clear()
             texts[path] = {text.line: text for text in self._reread(path)}
         return texts[path].get(line)
+
+
+def _repeats(digests: Any) -> set[tuple[int, int]]:
+    """Pairs of neighbours (earlier, later) among equal digests."""
+    order = digests.argsort(kind="stable")
+    same = (digests[order][1:] == digests[order][:-1]).nonzero()[0]
+    return {(int(order[at]), int(order[at + 1])) for at in same}
 
 
 def _twice(name: str, likeness: float, here: tuple[str, int, Split], there: tuple[str, int, Split]) -> Fault:

@@ -34,6 +34,12 @@ class Cue:
 
 
 @lru_cache(maxsize=8)
+def _any_cue(path: Path = POLICY) -> re.Pattern[str]:
+    """All cues at once: most lines have none."""
+    return re.compile("|".join(cue.pattern.pattern for cue in load_policy(path)), re.IGNORECASE)
+
+
+@lru_cache(maxsize=8)
 def load_policy(path: Path = POLICY) -> tuple[Cue, ...]:
     """Read policy.yaml. Raises DataError where it is not a list of calls and cues."""
     try:
@@ -67,6 +73,8 @@ def check_policy(scenario: Scenario, steps: list[Step], vocabulary: Vocabulary, 
 def check_cues(player: str, call: str, line: int, faults: Faults) -> None:
     """Warn where the player's line settles on other calls. `call` is written "roll: stealth"."""
     if not call.startswith(("roll:", "check:")) or "save" in call or re.search(r"\d", call):
+        return
+    if not _any_cue().search(player):
         return
     spoken = _SPEECH.sub('""', player)
     hits = [(cue, found) for cue in load_policy() if (found := cue.pattern.search(spoken))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -23,24 +24,28 @@ COMMON = {
     "pad_token_id": 2,
 }
 EXTRA = {
-    "llama": {"tie_word_embeddings": True},
+    "llama": {"tie_word_embeddings": True, "num_key_value_heads": 4},
     "qwen3": {"tie_word_embeddings": False},
-    "gemma3_text": {"sliding_window": 32, "layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": 16},
+    # llama.cpp takes every sixth layer for a full one, whatever the config says
+    "gemma3_text": {"num_hidden_layers": 6, "sliding_window": 32, "query_pre_attn_scalar": 16},
 }
 ARCHITECTURES = tuple(EXTRA)
 
 
-def checkpoint(folder: Path, architecture: str, tokenizer: Path, seed: int = 0) -> Path:
-    """A random bf16 checkpoint whose activations are calm, so that two implementations can be compared closely."""
+def checkpoint(folder: Path, architecture: str, tokenizer: Path, seed: int = 0, **changes: Any) -> Path:
+    """A random bf16 checkpoint, calm enough to compare two implementations closely, and in which every tensor matters."""
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(architecture, **(COMMON | EXTRA[architecture]))
+    config = AutoConfig.for_model(architecture, **(COMMON | EXTRA[architecture] | changes))
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "q_norm" in name:
                 weight.mul_(0.1)
-            elif weight.dim() == 1 and not architecture.startswith("gemma"):
-                weight.copy_(1 + 0.1 * torch.randn_like(weight))
+            elif weight.dim() == 1:
+                weight.add_(0.1 * torch.randn_like(weight))
+            elif weight.dim() == 2:  # every layer counts, and the logits spread as a trained model's do
+                spread = 0.3 if "embed" in name or "lm_head" in name else weight.shape[1] ** -0.5
+                weight.copy_(spread * torch.randn_like(weight))
     model.to(torch.bfloat16).save_pretrained(folder)
     for name in TOKENIZER_FILES:
         if (tokenizer / name).is_file():
@@ -54,7 +59,9 @@ def adapter(folder: Path, base: Path, rank: int = 4, scale: float = 0.05) -> Pat
 
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
-    tuned = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"))
+    tuned = get_peft_model(
+        model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
     with torch.no_grad():
         for name, weight in tuned.named_parameters():
             if "lora_" in name:

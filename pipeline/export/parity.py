@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from pipeline.config import ParityConfig
 from pipeline.data.chat import prompt_ids, render
 from pipeline.data.dataset import Message, read_conversations
 from pipeline.errors import ExportError
-from pipeline.llama_server import serve
+from pipeline.llama_server import LlamaServer, serve
 
 _HISTOGRAM_EDGES = (0.0, 1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, float("inf"))
 
@@ -73,11 +74,11 @@ def prove(
 ) -> dict[str, Any]:
     """The parity report as plain data. Raises ExportError when a bound is broken: then no path may be printed."""
     check_tokens(quantised, merged, sequences, llama, threads)
-    trained = trained_logits(merged, sequences)
-    exact = llama_logits(f16, sequences, llama, threads, "f32")
-    shipped = llama_logits(quantised, sequences, llama, threads, "f16")
-    converted = compare(trained, exact, sequences)
-    quantisation = compare(exact, shipped, sequences)
+    with tempfile.TemporaryDirectory(dir=quantised.parent) as folder:
+        exact = llama_logits(f16, sequences, llama, threads, "f32", Path(folder) / "f16")
+        shipped = llama_logits(quantised, sequences, llama, threads, "f16", Path(folder) / "quantised")
+        converted = compare(trained_logits(merged, sequences, threads), exact, sequences)
+        quantisation = compare(exact, shipped, sequences)
     require("the f16 GGUF", "the trained model", converted, bounds.f16_mean_kl, bounds.f16_top1)
     require("the quantised GGUF", "the f16 GGUF", quantisation, bounds.quant_mean_kl, bounds.quant_top1)
     return {
@@ -91,17 +92,23 @@ def prove(
 
 
 def check_tokens(gguf: Path, checkpoint: Path, sequences: list[Sequence], llama: LlamaCpp, threads: int) -> None:
-    """Raise ExportError unless template and tokenizer in the GGUF give the ids that training saw, with one BOS at most."""
+    """Ask the file itself, served by llama.cpp: every conversation's ids, one BOS at most, and that replies can end.
+
+    Raises ExportError where template and tokenizer in the GGUF give other ids than training saw, for the whole
+    conversation or for the prompt of its last turn, and where the template's end-of-turn token does not end a reply.
+    """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    with serve(llama, gguf, threads=threads) as server:
+    with serve(llama, gguf, threads=threads, context=256, arguments=("--no-prefill-assistant",)) as server:
+        ours, theirs = list(tokenizer("")["input_ids"]), _tokenise(server, "")
+        _require_equal("what stands before every text", ours, theirs)
         for sequence in sequences:
-            history = sequence.messages[:-1]
-            prompt = server.post("/apply-template", {"messages": [dict(message) for message in history]})["prompt"]
-            body = {"content": prompt, "add_special": True, "parse_special": True}
-            theirs = [int(token) for token in server.post("/tokenize", body)["tokens"]]
-            _require_equal(sequence.name, list(prompt_ids(tokenizer, history)), theirs)
+            whole, history = list(sequence.messages), list(sequence.messages[:-1])
+            theirs = _server_ids(server, whole, generation_prompt=False)
+            _require_equal(sequence.name, list(sequence.ids), theirs)
+            theirs = _server_ids(server, history, generation_prompt=True)
+            _require_equal(f"{sequence.name}, its last prompt", list(prompt_ids(tokenizer, history)), theirs)
             bos = tokenizer.bos_token_id
             if bos is not None and theirs[:2] == [bos, bos]:
                 raise ExportError(
@@ -109,6 +116,31 @@ def check_tokens(gguf: Path, checkpoint: Path, sequences: list[Sequence], llama:
                     where=str(gguf),
                     fix="mend add_bos_token in the base's tokenizer files",
                 )
+        for end in sorted({sequence.ids[sequence.positions[-1] + 1] for sequence in sequences}):
+            require_end(server, gguf, end)
+
+
+def _server_ids(server: LlamaServer, messages: list[Message], generation_prompt: bool) -> list[int]:
+    body = {"messages": messages, "add_generation_prompt": generation_prompt}
+    return _tokenise(server, server.post("/apply-template", body)["prompt"])
+
+
+def _tokenise(server: LlamaServer, text: str) -> list[int]:
+    reply = server.post("/tokenize", {"content": text, "add_special": True, "parse_special": True})
+    return [int(token) for token in reply["tokens"]]
+
+
+def require_end(server: LlamaServer, gguf: Path, token: int) -> None:
+    """Make the model say its end-of-turn token: the runtime must stop there."""
+    body = {"prompt": [token], "n_predict": 2, "temperature": 0, "logit_bias": [[token, 1e4]]}
+    reply = server.post("/completion", body)
+    if reply.get("stop_type") != "eos":
+        raise ExportError(
+            f"llama.cpp does not end a reply at token {token}, which ends the DM's turns in training: "
+            f"it stopped by {reply.get('stop_type')!r}",
+            where=str(gguf),
+            fix="the base's EOS and end-of-turn tokens must be carried over; mend its generation_config.json",
+        )
 
 
 def _require_equal(name: str, ours: list[int], theirs: list[int]) -> None:
@@ -122,50 +154,58 @@ def _require_equal(name: str, ours: list[int], theirs: list[int]) -> None:
     )
 
 
-def trained_logits(checkpoint: Path, sequences: list[Sequence]) -> np.ndarray:
-    """fp32 logits of the merged checkpoint by transformers: [all compared positions, vocabulary]."""
+def trained_logits(checkpoint: Path, sequences: list[Sequence], threads: int = 0) -> Iterator[np.ndarray]:
+    """fp32 logits of the merged checkpoint by transformers, a conversation at a time: [compared positions, vocabulary]."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager").eval()
-    rows = []
-    with torch.no_grad():
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="sdpa").eval()
         for sequence in sequences:
-            ids = torch.tensor([sequence.ids])
-            keep = torch.tensor(sequence.positions)
-            rows.append(model(input_ids=ids, logits_to_keep=keep).logits[0].numpy())
-    return np.concatenate(rows)
+            with torch.inference_mode():
+                ids, keep = torch.tensor([sequence.ids]), torch.tensor(sequence.positions)
+                logits = model(input_ids=ids, logits_to_keep=keep, use_cache=False).logits[0]
+            yield logits.numpy()
+    finally:
+        torch.set_num_threads(before)
 
 
-def llama_logits(gguf: Path, sequences: list[Sequence], llama: LlamaCpp, threads: int, kv: str) -> np.ndarray:
-    """The same positions' logits by llama.cpp, with a key/value cache in `kv` (f32 or f16)."""
+def llama_logits(
+    gguf: Path, sequences: list[Sequence], llama: LlamaCpp, threads: int, kv: str, reply: Path
+) -> list[np.ndarray]:
+    """The same positions' logits by llama.cpp, with a key/value cache in `kv` (f32 or f16), kept in the file `reply`."""
     values: list[int] = [len(sequences)]
     for sequence in sequences:
         wanted = set(sequence.positions)
         values += [len(sequence.ids), *sequence.ids, *(int(i in wanted) for i in range(len(sequence.ids)))]
-    with tempfile.TemporaryDirectory() as folder:
-        request, reply = Path(folder) / "request", Path(folder) / "reply"
-        np.asarray(values, dtype="<i4").tofile(request)
-        command = [str(llama.tool("dm-logits")), str(gguf), str(request), str(reply), str(threads), kv]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            words = done.stderr.strip().splitlines()
-            raise ExportError(
-                f"llama.cpp cannot compute with the exported file: {words[-1] if words else f'exit code {done.returncode}'}",
-                where=str(gguf),
-                fix="the file is not usable: remove the run's export folder and run again",
-            )
-        return np.fromfile(reply, dtype="<f4").reshape(sum(len(sequence.positions) for sequence in sequences), -1)
+    request = reply.with_suffix(".request")
+    np.asarray(values, dtype="<i4").tofile(request)
+    command = [str(llama.tool("dm-logits")), str(gguf), str(request), str(reply), str(threads), kv]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        words = done.stderr.strip().splitlines()
+        raise ExportError(
+            f"llama.cpp cannot compute with the exported file: {words[-1] if words else f'exit code {done.returncode}'}",
+            where=str(gguf),
+            fix="the file is not usable: remove the run's export folder and run again",
+        )
+    lengths = [len(sequence.positions) for sequence in sequences]
+    rows = np.memmap(reply, dtype="<f4", mode="r").reshape(sum(lengths), -1)
+    return np.split(rows, np.cumsum(lengths)[:-1])
 
 
-def compare(reference: np.ndarray, other: np.ndarray, sequences: list[Sequence]) -> Agreement:
-    """KL(reference ‖ other) and top-1 agreement. Vocabulary padding that only one side has is left out."""
-    width = min(reference.shape[1], other.shape[1])
+def compare(reference: Iterable[np.ndarray], other: Iterable[np.ndarray], sequences: list[Sequence]) -> Agreement:
+    """KL(reference ‖ other) and top-1 agreement over conversations' logits, [compared positions, vocabulary] each.
+
+    Vocabulary padding that only one side has is left out.
+    """
     divergences, same = [], []
-    for start in range(0, len(reference), 64):  # float64 copies of a few rows at a time
-        p = _log_softmax(reference[start : start + 64, :width])
-        q = _log_softmax(other[start : start + 64, :width])
-        divergences.append((np.exp(p) * (p - q)).sum(axis=1))
-        same.append(p.argmax(axis=1) == q.argmax(axis=1))
+    for ours, theirs in zip(reference, other, strict=True):
+        for start in range(0, len(ours), 64):  # float64 copies of a few rows at a time
+            kl, agree = _distance(ours[start : start + 64], theirs[start : start + 64])
+            divergences.append(kl)
+            same.append(agree)
     kl, agree = np.maximum(np.concatenate(divergences), 0), np.concatenate(same)
     return Agreement(
         positions=len(kl),
@@ -175,6 +215,13 @@ def compare(reference: np.ndarray, other: np.ndarray, sequences: list[Sequence])
         histogram=[int(count) for count in np.histogram(kl, bins=np.asarray(_HISTOGRAM_EDGES))[0]],
         first_divergence=_first_divergence(agree, kl, sequences),
     )
+
+
+def _distance(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    width = min(ours.shape[1], theirs.shape[1])
+    p, q = (torch.from_numpy(side[:, :width].astype(np.float64)).log_softmax(1) for side in (ours, theirs))
+    kl = (p.exp() * (p - q)).sum(1)
+    return kl.numpy(), (p.argmax(1) == q.argmax(1)).numpy()
 
 
 def require(what: str, reference: str, found: Agreement, mean_kl: float, top1: float) -> None:
@@ -187,12 +234,6 @@ def require(what: str, reference: str, found: Agreement, mean_kl: float, top1: f
         where=f"first other choice: {found.first_divergence or 'none'}",
         fix="nothing was promoted. Try --quant Q8_0; if the f16 file is at fault, report the base: its export is not faithful",
     )
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    result: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return result
 
 
 def _first_divergence(agree: np.ndarray, kl: np.ndarray, sequences: list[Sequence]) -> str | None:

@@ -38,7 +38,7 @@ def test_every_tensor_keeps_name_order_dtype_shape_and_offset(pair, tmp_path):
     shape = [(slot.name, slot.dtype, slot.shape, slot.start, slot.end) for slot in before]
     assert shape == [(slot.name, slot.dtype, slot.shape, slot.start, slot.end) for slot in after]
     old, new = (load_file(folder / "model.safetensors") for folder in (base, tmp_path / "merged"))
-    assert sum(not torch.equal(old[name], new[name]) for name in old) == changed == 14
+    assert sum(not torch.equal(old[name], new[name]) for name in old) == changed == sum("_proj" in name for name in old)
 
 
 def test_a_tensor_that_no_library_knows_survives(pair, tmp_path):
@@ -47,14 +47,18 @@ def test_a_tensor_that_no_library_knows_survives(pair, tmp_path):
     extra = torch.full((3, 5), 7.0, dtype=torch.bfloat16)
     save_file(weights | {"model.layers.9.self_attn.k_proj.weight": extra}, base / "model.safetensors", {"format": "pt"})
     merge(base, adapter, tmp_path / "merged")
-    assert torch.equal(load_file(tmp_path / "merged" / "model.safetensors")["model.layers.9.self_attn.k_proj.weight"], extra)
+    assert torch.equal(
+        load_file(tmp_path / "merged" / "model.safetensors")["model.layers.9.self_attn.k_proj.weight"], extra
+    )
 
 
 def test_merging_twice_gives_the_same_bytes(pair, tmp_path):
     base, adapter = pair
     for name in ("one", "two"):
         merge(base, adapter, tmp_path / name)
-    assert (tmp_path / "one" / "model.safetensors").read_bytes() == (tmp_path / "two" / "model.safetensors").read_bytes()
+    assert (tmp_path / "one" / "model.safetensors").read_bytes() == (
+        tmp_path / "two" / "model.safetensors"
+    ).read_bytes()
 
 
 def test_an_adapter_of_another_base_is_refused_and_nothing_is_left(pair, tmp_path):
@@ -84,6 +88,10 @@ def test_an_overflow_is_refused(pair, tmp_path):
 
 
 def test_wrappers_do_not_hide_a_tensor():
-    names = ("model.language_model.layers.0.q.weight", "language_model.model.layers.0.q.weight", "base_model.model.model.layers.0.q.weight")
+    names = (
+        "model.language_model.layers.0.q.weight",
+        "language_model.model.layers.0.q.weight",
+        "base_model.model.model.layers.0.q.weight",
+    )
     assert {canonical(name) for name in names} == {"layers.0.q.weight"}
     assert canonical("model.vision_tower.layers.0.q.weight") != "layers.0.q.weight"

@@ -1,21 +1,22 @@
 """The proof itself is put to the test: a faithful export passes, and each planted fault is caught."""
 
-import json
 import shutil
 from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from pipeline.config import ParityConfig
 from pipeline.data.chat import render
 from pipeline.errors import ExportError
 from pipeline.export import parity
-from pipeline.export.convert import check, convert, read_fields
+from pipeline.export.convert import check, convert
+from pipeline.export.gguf_file import read_head
 from pipeline.export.quantize import quantize
+from pipeline.llama_server import serve
 from tests import tiny
+from tests.export import planted
 
 BOUNDS = ParityConfig(f16_mean_kl=1e-5, f16_top1=0.99)
 MESSAGES = (
@@ -27,11 +28,22 @@ MESSAGES = (
 )
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory, smollm2, llama):
+    return export(tmp_path_factory.mktemp("llama"), "llama", smollm2, llama, None)
+
+
 @pytest.fixture(scope="module", params=tiny.ARCHITECTURES)
-def exported(request, tmp_path_factory, smollm2, llama):
-    folder = tmp_path_factory.mktemp(request.param)
-    checkpoint = tiny.checkpoint(folder / "checkpoint", request.param, smollm2.path)
-    convert(checkpoint, folder / "f16.gguf", llama, {"general.name": "tiny"})
+def exported(request, tmp_path_factory, plain, smollm2, llama):
+    """Llama in f16, the others in f32: the strictest comparison, as in 16 bits llama.cpp rounds activations too."""
+    if request.param == "llama":
+        return plain
+    return export(tmp_path_factory.mktemp(request.param), request.param, smollm2, llama, "f32")
+
+
+def export(folder, architecture, smollm2, llama, outtype):
+    checkpoint = tiny.checkpoint(folder / "checkpoint", architecture, smollm2.path)
+    convert(checkpoint, folder / "f16.gguf", llama, {"general.name": "tiny"}, outtype=outtype)
     quantize(folder / "f16.gguf", folder / "quant.gguf", "Q8_0", llama, 1, 1e9)
     return folder
 
@@ -51,95 +63,107 @@ def prove(folder, sequences, llama, **files):
 
 def test_a_faithful_export_is_proven(exported, sequences, llama):
     report = prove(exported, sequences, llama)
-    assert report["f16_against_trained"]["mean_kl"] < 1e-5
+    assert report["f16_against_trained"]["mean_kl"] < (1e-5 if exported.name.startswith("llama") else 1e-6)
     assert report["f16_against_trained"]["positions"] == len(sequences[0].positions)
-    assert report["quantised_against_f16"]["top1"] > 0.9
+    assert report["tokens_equal"] == len(sequences[0].ids)
 
 
-def test_converting_twice_gives_the_same_bytes_without_paths(exported, tmp_path, llama):
+def test_converting_twice_gives_the_same_bytes_without_paths(plain, tmp_path, llama):
     elsewhere = tmp_path / "another name"
-    shutil.copytree(exported / "checkpoint", elsewhere)
+    shutil.copytree(plain / "checkpoint", elsewhere)
     convert(elsewhere, tmp_path / "again.gguf", llama, {"general.name": "tiny"})
     content = (tmp_path / "again.gguf").read_bytes()
-    assert content == (exported / "f16.gguf").read_bytes()
+    assert content == (plain / "f16.gguf").read_bytes()
     assert str(tmp_path).encode() not in content
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again.gguf", "another name"]
 
 
-def damaged(exported, tmp_path, change):
-    """A copy of the checkpoint with `change` applied to its weights."""
-    copy = tmp_path / "damaged"
-    shutil.copytree(exported / "checkpoint", copy)
-    weights = load_file(copy / "model.safetensors")
-    change(weights)
-    save_file(weights, copy / "model.safetensors", {"format": "pt"})
-    return copy
+def wrong_rope_base(gguf):
+    for key in read_head(gguf).fields:
+        if ".rope.freq_base" in key:
+            planted.set_number(gguf, key, "f", 50.0)
 
 
-def swap_q_and_k(weights):
-    q = next(name for name in weights if name.endswith("0.self_attn.q_proj.weight"))
-    weights[q] = weights[q].flip(0).contiguous()
+def swapped_q_and_k(gguf):
+    for layer in range(2):
+        planted.exchange(gguf, f"blk.{layer}.attn_q.weight", f"blk.{layer}.attn_k.weight")
 
 
-def zero_a_tensor(weights):
-    down = next(name for name in weights if name.endswith("0.mlp.down_proj.weight"))
-    weights[down] = torch.zeros_like(weights[down])
+def exchanged_layers(gguf):
+    planted.exchange(gguf, "blk.0.attn_q.weight", "blk.1.attn_q.weight")
 
 
-@pytest.mark.parametrize("fault", [swap_q_and_k, zero_a_tensor])
-def test_wrong_weights_are_caught(exported, tmp_path, sequences, llama, fault):
-    convert(damaged(exported, tmp_path, fault), tmp_path / "f16.gguf", llama, {"general.name": "tiny"})
+def zeroed_tensor(gguf):
+    planted.zero(gguf, "blk.0.ffn_down.weight")
+
+
+def dropped_tensor(gguf):
+    planted.replace_text(gguf, b"blk.1.ffn_up.weight", b"blk.1.ffn_xx.weight")
+
+
+@pytest.mark.parametrize("fault", [wrong_rope_base, exchanged_layers, zeroed_tensor, dropped_tensor])
+def test_a_planted_fault_is_caught_on_every_architecture(exported, tmp_path, sequences, llama, fault):
+    bad = planted.copy(exported / "f16.gguf", tmp_path)
+    fault(bad)
+    with pytest.raises(ExportError, match=r"f16 GGUF does not behave like the trained model|cannot compute"):
+        compare_f16(exported, bad, tmp_path, sequences, llama)
+
+
+def compare_f16(folder, f16, tmp_path, sequences, llama):
+    exact = parity.llama_logits(f16, sequences, llama, 1, "f32", tmp_path / "reply")
+    found = parity.compare(parity.trained_logits(folder / "checkpoint", sequences), exact, sequences)
+    parity.require("the f16 GGUF", "the trained model", found, BOUNDS.f16_mean_kl, BOUNDS.f16_top1)
+
+
+def test_swapped_q_and_k_are_caught(plain, tmp_path, sequences, llama):
+    bad = planted.copy(plain / "f16.gguf", tmp_path)
+    swapped_q_and_k(bad)
     with pytest.raises(ExportError, match="f16 GGUF does not behave like the trained model"):
-        prove(exported, sequences, llama, f16=tmp_path / "f16.gguf")
+        prove(plain, sequences, llama, f16=bad)
 
 
-def edit_json(path, **changes):
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+def test_a_ruined_quantisation_is_caught(plain, tmp_path, sequences, llama):
+    bad = planted.copy(plain / "quant.gguf", tmp_path)
+    zeroed_tensor(bad)
+    with pytest.raises(ExportError, match="quantised GGUF does not behave like the f16 GGUF"):
+        prove(plain, sequences, llama, quant=bad)
 
 
-def test_a_wrong_rope_base_is_caught(exported, tmp_path, sequences, llama):
-    copy = damaged(exported, tmp_path, lambda weights: None)
-    rope = json.loads((copy / "config.json").read_text())["rope_parameters"]
-    wrong = {"rope_type": "default", "rope_theta": 50.0}
-    edit_json(copy / "config.json", rope_parameters=wrong if "rope_theta" in rope else dict.fromkeys(rope, wrong), rope_theta=50.0)
-    convert(copy, tmp_path / "f16.gguf", llama, {"general.name": "tiny"})
-    with pytest.raises(ExportError, match="does not behave like"):
-        prove(exported, sequences, llama, f16=tmp_path / "f16.gguf")
-
-
-def test_a_dropped_tensor_is_caught(exported, tmp_path, llama, sequences):
-    copy = damaged(exported, tmp_path, lambda weights: weights.pop(next(name for name in weights if name.endswith("1.mlp.up_proj.weight"))))
-    with pytest.raises(ExportError):
-        convert(copy, tmp_path / "f16.gguf", llama, {"general.name": "tiny"})
-        prove(exported, sequences, llama, f16=tmp_path / "f16.gguf")
-
-
-def test_another_template_is_caught(exported, tmp_path, llama, sequences):
-    copy = damaged(exported, tmp_path, lambda weights: None)
-    template = copy / "chat_template.jinja"
-    template.write_text(template.read_text().replace("<|im_end|>", "<|im_end|> "))
-    convert(copy, tmp_path / "f16.gguf", llama, {"general.name": "tiny"})
+def test_another_template_is_caught(plain, tmp_path, llama, sequences):
+    bad = planted.copy(plain / "f16.gguf", tmp_path)
+    planted.replace_text(bad, b"message['content'] + '<|im_end|>'", b"message['content'] + '<|im_end|\n'")
     with pytest.raises(ExportError, match="chat template differs"):
-        check(tmp_path / "f16.gguf", exported / "checkpoint")
+        check(bad, plain / "checkpoint")
     with pytest.raises(ExportError, match="token"):
-        parity.check_tokens(tmp_path / "f16.gguf", exported / "checkpoint", sequences, llama, 1)
+        parity.check_tokens(bad, plain / "checkpoint", sequences, llama, 1)
 
 
-def test_a_double_bos_is_caught(exported, tmp_path, llama, sequences):
-    copy = damaged(exported, tmp_path, lambda weights: None)
-    edit_json(copy / "tokenizer_config.json", add_bos_token=True)
-    convert(copy, tmp_path / "f16.gguf", llama, {"general.name": "tiny"})
-    with pytest.raises(ExportError, match="token 1 is"):
-        parity.check_tokens(tmp_path / "f16.gguf", exported / "checkpoint", sequences, llama, 1)
+def test_a_double_bos_is_caught(plain, tmp_path, llama, sequences):
+    bad = planted.copy(plain / "f16.gguf", tmp_path)
+    planted.set_number(bad, "tokenizer.ggml.add_bos_token", "?", True)
+    with pytest.raises(ExportError, match="what stands before every text: token 0 is \\[\\] in training but \\[1\\]"):
+        parity.check_tokens(bad, plain / "checkpoint", sequences, llama, 1)
 
 
-def test_a_wrong_eos_is_caught(exported, tmp_path, llama):
-    copy = damaged(exported, tmp_path, lambda weights: None)
-    edit_json(copy / "tokenizer_config.json", eos_token="<|endoftext|>")
-    edit_json(copy / "config.json", eos_token_id=0)
-    edit_json(copy / "generation_config.json", eos_token_id=0)
-    convert(copy, tmp_path / "f16.gguf", llama, {"general.name": "tiny"})
-    with pytest.raises(ExportError, match="EOS"):
-        check(tmp_path / "f16.gguf", exported / "checkpoint")
+def test_a_wrong_eos_is_caught(plain, tmp_path, llama, sequences):
+    bad = planted.copy(plain / "f16.gguf", tmp_path)
+    planted.set_number(bad, "tokenizer.ggml.eos_token_id", "I", 0)
+    with pytest.raises(ExportError, match="the EOS is token 0, the base's is 2"):
+        check(bad, plain / "checkpoint")
+
+
+def test_only_the_end_of_turn_token_ends_a_reply(plain, llama, sequences):
+    with serve(llama, plain / "f16.gguf", threads=1, context=64) as server:
+        parity.require_end(server, plain / "f16.gguf", 2)
+        with pytest.raises(ExportError, match="does not end a reply at token 40"):
+            parity.require_end(server, plain / "f16.gguf", 40)
+
+
+def test_a_template_token_that_became_text_is_caught(plain, tmp_path, llama):
+    bad = planted.copy(plain / "f16.gguf", tmp_path)
+    planted.set_number(bad, "tokenizer.ggml.token_type", "i", 1, skip=12 + 4)
+    with pytest.raises(ExportError, match=r"token 1, '<\|im_start\|>', would be written by"):
+        check(bad, plain / "checkpoint")
 
 
 def test_the_report_names_the_first_other_choice(sequences):
@@ -147,7 +171,7 @@ def test_the_report_names_the_first_other_choice(sequences):
     one = torch.randn(rows, 50).numpy()
     other = one.copy()
     other[3, :] = one[3, ::-1]
-    found = parity.compare(one, other, sequences)
+    found = parity.compare([one], [other], sequences)
     assert found.first_divergence and f"token {sequences[0].positions[3]}" in found.first_divergence
     assert sum(found.histogram) == rows
     with pytest.raises(ExportError, match="first other choice: tests/door, token"):
@@ -156,18 +180,18 @@ def test_the_report_names_the_first_other_choice(sequences):
 
 def test_nan_never_passes(sequences):
     rows = torch.randn(len(sequences[0].positions), 50).numpy()
-    found = replace(parity.compare(rows, rows, sequences), mean_kl=float("nan"))
+    found = replace(parity.compare([rows], [rows], sequences), mean_kl=float("nan"))
     with pytest.raises(ExportError):
         parity.require("a", "b", found, 1.0, 0.0)
 
 
-def test_a_file_over_the_size_budget_is_refused_and_not_left(exported, tmp_path, llama):
+def test_a_file_over_the_size_budget_is_refused_and_not_left(plain, tmp_path, llama):
     with pytest.raises(ExportError, match=r"more than the 1\.0 kB allowed"):
-        quantize(exported / "f16.gguf", tmp_path / "big.gguf", "Q8_0", llama, 1, 1e3)
+        quantize(plain / "f16.gguf", tmp_path / "big.gguf", "Q8_0", llama, 1, 1e3)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_metadata_is_written_as_standard_keys(exported):
-    fields = read_fields(exported / "f16.gguf")
+def test_metadata_is_written_as_standard_keys(plain):
+    fields = read_head(plain / "f16.gguf").fields
     assert fields["general.name"] == "tiny"
     assert fields["tokenizer.ggml.eos_token_id"] == 2

@@ -1,0 +1,92 @@
+"""The head of a GGUF file: its fields and where its tensors lie, read in one pass over the bytes."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ExportError
+
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
+CONTROL, USER_DEFINED = 3, 4  # kinds of tokens that a user's own text cannot write
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """`shape` is ggml's: the row length first. `offset` counts from the start of the file."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Head:
+    """`places` says at which byte each field's value begins."""
+
+    fields: dict[str, Any]
+    places: dict[str, int]
+    tensors: list[Tensor]
+
+
+def read_head(path: Path) -> Head:
+    """Fields (arrays as lists) and tensors. Raises ExportError when the file is not a GGUF of version 3."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return _Cursor(content, path).head()
+
+
+class _Cursor:
+    def __init__(self, content: mmap.mmap, path: Path) -> None:
+        self._content = content
+        self._path = path
+        self._at = 0
+
+    def head(self) -> Head:
+        if self._content[:4] != b"GGUF" or self._unpack("I", at=4) != 3:
+            raise ExportError("this is no GGUF file of version 3", where=str(self._path), fix="export the model again")
+        self._at = 8
+        count, pairs = self._unpack("Q"), self._unpack("Q")
+        fields: dict[str, Any] = {}
+        places: dict[str, int] = {}
+        for _ in range(pairs):
+            name, kind = self._string(), self._unpack("I")
+            places[name] = self._at
+            fields[name] = self._value(kind)
+        found = [self._tensor() for _ in range(count)]
+        alignment = fields.get("general.alignment", 32)
+        start = -(-self._at // alignment) * alignment
+        return Head(fields, places, [Tensor(name, shape, kind, start + offset) for name, shape, kind, offset in found])
+
+    def _tensor(self) -> tuple[str, tuple[int, ...], int, int]:
+        name, dimensions = self._string(), self._unpack("I")
+        shape = tuple(self._unpack("Q") for _ in range(dimensions))
+        return name, shape, self._unpack("I"), self._unpack("Q")
+
+    def _value(self, kind: int) -> Any:
+        if kind == _STRING:
+            return self._string()
+        if kind != _ARRAY:
+            return self._unpack(_SCALARS[kind])
+        inner, length = self._unpack("I"), self._unpack("Q")
+        if inner in (_STRING, _ARRAY):
+            return [self._value(inner) for _ in range(length)]
+        code = f"<{length}{_SCALARS[inner]}"
+        values = list(struct.unpack_from(code, self._content, self._at))
+        self._at += struct.calcsize(code)
+        return values
+
+    def _string(self) -> str:
+        length = self._unpack("Q")
+        self._at += length
+        return self._content[self._at - length : self._at].decode("utf-8", errors="replace")
+
+    def _unpack(self, code: str, at: int | None = None) -> Any:
+        value = struct.unpack_from(f"<{code}", self._content, self._at if at is None else at)[0]
+        if at is None:
+            self._at += struct.calcsize(code)
+        return value

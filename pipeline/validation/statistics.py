@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 _RESAMPLES = 1000
+_FEWEST = 5  # conversations: fewer say nothing about the next one
 Verdict = Literal["better", "worse", "undecided"]
 
 
@@ -29,7 +30,8 @@ class Figure:
 def ratio(parts: Iterable[tuple[str, float, float]]) -> Figure:
     """Sum of numerators over sum of denominators of (conversation, numerator, denominator), one of each a turn.
 
-    A share is (conversation, hit, 1), a mean (conversation, value, 1). Nothing to divide by gives zero of 0 turns.
+    Where every resample is the same (one conversation, or all turns right) the bootstrap would claim certainty: there
+    Wilson's interval over the turns is given instead. A share is (conversation, hit, 1), a mean (conversation, value, 1). Nothing to divide by gives zero of 0 turns.
     """
     groups: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     for conversation, numerator, denominator in parts:
@@ -42,16 +44,21 @@ def ratio(parts: Iterable[tuple[str, float, float]]) -> Figure:
         return Figure(0.0, 0.0, 0.0, 0)
     low, high = np.quantile(_resampled(table), (0.025, 0.975))
     value = table[:, 0].sum() / table[:, 1].sum()
+    if low == high and 0 <= value <= 1:
+        low, high = _wilson(value, table[:, 1].sum())
     return Figure(float(value), float(low), float(high), int(table[:, 2].sum()))
 
 
 def paired(parts: Sequence[tuple[str, float, float]]) -> dict[str, Any]:
     """How far a model is from another on the same turns, (conversation, ours, theirs): difference, interval, verdict.
 
-    "Better" and "worse" are said only where the whole interval of the mean difference lies on that side of zero.
+    "Better" and "worse" are said only where the whole interval of the mean difference lies on that side of zero, and
+    at least five conversations were played.
     """
     figure = ratio([(conversation, ours - theirs, 1.0) for conversation, ours, theirs in parts])
     verdict: Verdict = "better" if figure.low > 0 else "worse" if figure.high < 0 else "undecided"
+    if len({conversation for conversation, _, _ in parts}) < _FEWEST:
+        verdict = "undecided"
     return figure.as_dict() | {"verdict": verdict}
 
 
@@ -62,3 +69,11 @@ def _resampled(table: np.ndarray) -> np.ndarray:
     kept = sums[sums[:, 1] != 0]
     ratios: np.ndarray = kept[:, 0] / kept[:, 1]
     return ratios
+
+
+def _wilson(value: float, count: float) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a share of `count`."""
+    z = 1.96
+    centre = (value + z * z / (2 * count)) / (1 + z * z / count)
+    reach = z / (1 + z * z / count) * float(np.sqrt(value * (1 - value) / count + z * z / (4 * count * count)))
+    return max(0.0, centre - reach), min(1.0, centre + reach)

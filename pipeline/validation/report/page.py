@@ -127,7 +127,7 @@ def _numbers(result: Mapping[str, Any]) -> str:
     cells = [
         (
             percent(accuracy["value"]),
-            f"right turns of {accuracy['turns']}; surely between {percent(accuracy['low'])} and {percent(accuracy['high'])}",
+            f"right turns of {accuracy['turns']}; with other scenes most likely between {percent(accuracy['low'])} and {percent(accuracy['high'])}",
         ),
         (percent(result["stop_rate"]["value"]), "of its replies come to an end by themselves"),
     ]

@@ -74,6 +74,7 @@ def accuracy(name: str, tuned: Table, base: Table) -> str:
             axes.barh(places, values, height=0.36, color=colour, label=label)
             axes.errorbar(values, places, xerr=[low, high], fmt="none", ecolor=_INK, elinewidth=0.9, capsize=2)
         axes.set_yticks(range(len(rows)), [f"{row} ({tuned[row]['turns']})" for row in rows])
+        axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.set_xlim(0, 1)
         axes.set_xlabel("share of turns with exactly the right call")
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)

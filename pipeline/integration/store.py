@@ -11,10 +11,14 @@ from typing import Any
 from pipeline import files
 from pipeline.artifacts import BaseModel, Run
 from pipeline.data.tools import load_vocabulary
+from pipeline.errors import ValidationError
 
 _CONTEXT = 2048  # tokens: what the app asks its runtime for
 
 METADATA = "model-metadata.json"
+VERSIONS = "versions"  # beside the shipped files: one folder for each model that was shipped before
+_KEPT = 3
+_SHORT = 12  # letters of a digest that name a version
 
 
 def metadata_for(run: Run, base: BaseModel, quantisation: str, result: dict[str, Any]) -> dict[str, Any]:
@@ -45,15 +49,91 @@ def metadata_for(run: Run, base: BaseModel, quantisation: str, result: dict[str,
 def promote(
     model: Path, mmproj: Path | None, metadata: dict[str, Any], models_dir: Path, base: str
 ) -> tuple[Path, Path | None]:
-    """Put the files under their names for the app and write the metadata; returns the model's and mmproj's path."""
+    """Put the files under their names for the app and write the metadata; returns the model's and mmproj's path.
+
+    What was there before is kept under versions/ first; equal bytes are left as they are.
+    """
     models_dir.mkdir(parents=True, exist_ok=True)
-    target = models_dir / f"custom-dnd-{base}.gguf"
+    before = current(models_dir)
+    if before and before["sha256"] != metadata["sha256"]:
+        _keep(models_dir, before)
+    target, projector = _names(models_dir, f"custom-dnd-{base}")
     _place(model, target)
-    projector = models_dir / f"custom-dnd-{base}-mmproj.gguf" if mmproj else None
-    if mmproj and projector:
+    if mmproj:
         _place(mmproj, projector)
+    else:
+        projector.unlink(missing_ok=True)
     files.write_json(models_dir / METADATA, metadata)
-    return target, projector
+    return target, projector if mmproj else None
+
+
+def current(models_dir: Path) -> dict[str, Any] | None:
+    """The promoted model's metadata, or None where nothing was promoted or its file is gone."""
+    if not (models_dir / METADATA).is_file():
+        return None
+    metadata: dict[str, Any] = files.read_json(models_dir / METADATA)
+    return metadata if _names(models_dir, metadata["model_name"])[0].is_file() else None
+
+
+def model_path(models_dir: Path, metadata: dict[str, Any]) -> Path:
+    """Where a promoted model's file lies."""
+    return _names(models_dir, metadata["model_name"])[0]
+
+
+def versions(models_dir: Path) -> list[dict[str, Any]]:
+    """Metadata of the kept models, the one put away last first."""
+    found = sorted(
+        (models_dir / VERSIONS).glob(f"*/{METADATA}"), key=lambda path: path.stat().st_mtime_ns, reverse=True
+    )
+    return [files.read_json(path) for path in found]
+
+
+def rollback(models_dir: Path, version: str | None = None) -> dict[str, Any]:
+    """Ship a kept model again, the newest one or the one whose run id or digest begins with `version`.
+
+    The model shipped now is kept in its place. Returns the metadata of the model that is shipped from now on; raises
+    ValidationError when there is no such model or its bytes have changed.
+    """
+    kept = versions(models_dir)
+    chosen = next((item for item in kept if version is None or _is_called(item, version)), None)
+    if chosen is None:
+        known = ", ".join(f"{item['run_id']} ({item['sha256'][:_SHORT]})" for item in kept) or "none is kept"
+        raise ValidationError(
+            f"there is no earlier model {version or ''}".rstrip(),
+            where=str(models_dir / VERSIONS),
+            fix=f"known: {known}",
+        )
+    folder = models_dir / VERSIONS / chosen["sha256"][:_SHORT]
+    model, mmproj = _names(folder, chosen["model_name"])
+    if not model.is_file() or files.sha256_file(model) != chosen["sha256"]:
+        raise ValidationError(
+            "the kept model is not what it was",
+            where=str(model),
+            fix="train again: the same inputs give the same bytes",
+        )
+    base = chosen["model_name"].removeprefix("custom-dnd-")
+    promote(model, mmproj if mmproj.is_file() else None, chosen, models_dir, base)
+    files.remove(folder)
+    return chosen
+
+
+def _keep(models_dir: Path, metadata: dict[str, Any]) -> None:
+    """Link the shipped files into versions/, and drop the oldest ones beyond the limit."""
+    folder = models_dir / VERSIONS / metadata["sha256"][:_SHORT]
+    for path in _names(models_dir, metadata["model_name"]):
+        if path.is_file():
+            _place(path, folder / path.name)
+    files.write_json(folder / METADATA, metadata)
+    for old in versions(models_dir)[_KEPT:]:
+        files.remove(models_dir / VERSIONS / old["sha256"][:_SHORT])
+
+
+def _is_called(metadata: dict[str, Any], version: str) -> bool:
+    return bool(metadata["run_id"] == version or metadata["sha256"].startswith(version))
+
+
+def _names(folder: Path, name: str) -> tuple[Path, Path]:
+    return folder / f"{name}.gguf", folder / f"{name}-mmproj.gguf"
 
 
 def _place(source: Path, target: Path) -> None:

@@ -15,7 +15,8 @@ _SEAL = "checkpoint.json"
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a run stands, besides weights and optimiser. `key` is the digest of everything the run depends on."""
+    """Where a run stands, besides weights and optimiser. `key` is the digest of everything the run depends on;
+    `row_tokens` is what memory allowed where that was less than planned, else 0."""
 
     key: str
     step: int
@@ -23,6 +24,7 @@ class Standing:
     best_step: int = 0
     without_progress: int = 0
     stopped: str = ""
+    row_tokens: int = 0
 
     def measured(self, loss: float) -> Standing:
         """The standing after a held-out measurement at this step."""

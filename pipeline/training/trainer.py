@@ -60,7 +60,7 @@ class ForgeTrainer(SFTTrainer):  # type: ignore[misc]
         self.session = session
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
-        self._row_tokens = session.row_tokens
+        self._row_tokens = session.standing.row_tokens or session.row_tokens
         self._started = time.monotonic()
         install_loss(self.accelerator.unwrap_model(self.model))
 
@@ -124,6 +124,7 @@ class ForgeTrainer(SFTTrainer):  # type: ignore[misc]
                 fix="close other programs, lower training.max_seq_length or training.lora.rank, or use a smaller base",
             ) from error
         self._row_tokens = max(used // 2, _SMALLEST_ROW)
+        self.session.standing = replace(self.session.standing, row_tokens=self._row_tokens)
         self.session.stage.note(
             f"out of memory at step {step.number}: rows of {used} tokens become {self._row_tokens}; the effective batch stays"
         )

@@ -53,8 +53,18 @@ ARCHITECTURES = {
         "sliding_window": 24,
     },
 }
-LINES = ("I creep past the guard.", "I ask about the tower.", "I search the old chest for traps.", "We rest by the fire.")
-REPLIES = ("You move without a sound.\n\n[roll: stealth]", "She shrugs. Lights, she says.", "[roll: investigation]", "Night.")
+LINES = (
+    "I creep past the guard.",
+    "I ask about the tower.",
+    "I search the old chest for traps.",
+    "We rest by the fire.",
+)
+REPLIES = (
+    "You move without a sound.\n\n[roll: stealth]",
+    "She shrugs. Lights, she says.",
+    "[roll: investigation]",
+    "Night.",
+)
 
 
 @pytest.fixture(autouse=True)

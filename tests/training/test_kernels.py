@@ -84,7 +84,9 @@ def test_the_lora_layer_gives_pefts_values_and_gradients():
         if fast:
             out = kernels.LoraLinear.apply(leaves[0], weight, bias, leaves[1], leaves[2], 0.5)
         else:
-            out = torch.nn.functional.linear(leaves[0], weight, bias) + 0.5 * (leaves[0] @ leaves[1].t() @ leaves[2].t())
+            out = torch.nn.functional.linear(leaves[0], weight, bias) + 0.5 * (
+                leaves[0] @ leaves[1].t() @ leaves[2].t()
+            )
         (out**2).sum().backward()
         results.append([out, *(leaf.grad for leaf in leaves)])
     for right, got in zip(*results, strict=True):
@@ -127,4 +129,8 @@ def test_precision_follows_the_processor():
 def test_the_learning_rate_climbs_and_falls_and_is_never_zero():
     rates = [trainer.rate_factor(step, 20, 4, "cosine") for step in range(1, 21)]
     assert rates[:5] == [0.2, 0.4, 0.6, 0.8, 1.0] and rates[4:] == sorted(rates[4:], reverse=True)
-    assert all(0 < trainer.rate_factor(step, 20, 4, kind) <= 1 for step in range(1, 21) for kind in ("cosine", "linear", "constant"))
+    assert all(
+        0 < trainer.rate_factor(step, 20, 4, kind) <= 1
+        for step in range(1, 21)
+        for kind in ("cosine", "linear", "constant")
+    )

@@ -5,14 +5,16 @@ import { run } from './child.js';
 import { Failure, interrupted } from './failure.js';
 
 const PLAIN_INTERVAL = 10_000; // milliseconds between two lines when nobody watches
+const OTHER_TORCH =
+  /requirements must have their versions pinned with ==|missing from some requirements|No matching distribution found for torch==\S*\+cpu/;
 const OFFLINE =
   /NewConnectionError|ConnectTimeout|Max retries exceeded|name resolution|Network is unreachable|Connection refused|ConnectionError|ReadTimeout/;
 
 /**
- * Install a lock. Gives 'done', or 'unpinned' when a package needs one that the lock does not pin; `pins` is a
- * file that pins those.
+ * Install a lock. Gives 'done', or 'other-torch' when pip's index has no PyTorch without CUDA, or gives one that needs
+ * CUDA's libraries though the lock does not pin them.
  */
-export async function install(python, lock, { log, env = process.env, out = process.stderr, pins }) {
+export async function install(python, lock, { log, env = process.env, out = process.stderr }) {
   const args = [
     '-m',
     'pip',
@@ -26,8 +28,7 @@ export async function install(python, lock, { log, env = process.env, out = proc
   const bar = progress(lock, out);
   const file = createWriteStream(log);
   const lines = [];
-  const files = ['-r', lock.file, ...(pins ? ['-r', pins] : [])];
-  const code = await run(python, [...args, '--progress-bar', 'off', ...files], {
+  const code = await run(python, [...args, '--progress-bar', 'off', '-r', lock.file], {
     env: { ...env, PIP_USER: '0', PYTHONUNBUFFERED: '1' },
     onLine: (line) => {
       file.write(`${line}\n`);
@@ -43,7 +44,7 @@ export async function install(python, lock, { log, env = process.env, out = proc
   if (code === 0) return 'done';
   if (code > 128) throw interrupted(code);
   const output = lines.join('\n');
-  if (/requirements must have their versions pinned with ==/.test(output)) return 'unpinned';
+  if (OTHER_TORCH.test(output)) return 'other-torch';
   throw explain(output, lock, log);
 }
 

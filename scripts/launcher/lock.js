@@ -24,9 +24,14 @@ export function readLock(root, name) {
   return { name, file, sha256: createHash('sha256').update(text).digest('hex'), packages: [...new Set(packages)] };
 }
 
-/** The entries of `pins` for packages that `lock` does not name, as the text of a requirements file. */
-export function missingPins(lock, pins) {
-  const entries = readFileSync(pins.file, 'utf8').split(/\n(?=[A-Za-z0-9])/);
-  const named = (entry) => /^([A-Za-z0-9][\w.-]*)(?:\[[^\]]*\])?==/.exec(entry)?.[1].toLowerCase();
-  return `${entries.filter((entry) => named(entry) && !lock.packages.includes(named(entry))).join('\n')}\n`;
+/** `lock` with another lock's entries in place of its own, and those it does not have, as a requirements file's text. */
+export function mergeLocks(lock, other) {
+  const entries = new Map();
+  for (const { file } of [lock, other]) {
+    for (const entry of readFileSync(file, 'utf8').split(/\n(?=[A-Za-z0-9])/)) {
+      const name = /^([A-Za-z0-9][\w.-]*)(?:\[[^\]]*\])?==/.exec(entry)?.[1].toLowerCase();
+      if (name) entries.set(name, entry.trimEnd());
+    }
+  }
+  return `${[...entries.values()].join('\n')}\n`;
 }

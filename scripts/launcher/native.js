@@ -15,7 +15,7 @@ import { run } from './child.js';
 import { Failure, interrupted } from './failure.js';
 import { findPythons } from './host.js';
 import { install } from './install.js';
-import { missingPins, readLock, SPACE } from './lock.js';
+import { mergeLocks, readLock, SPACE } from './lock.js';
 
 const OLDEST = [3, 11];
 const TOO_NEW = [3, 14];
@@ -119,15 +119,15 @@ async function installLock(root, venv, lock, env, space) {
   const log = path.join(root, 'artifacts', 'logs', `install-${lock.name}.log`);
   mkdirSync(path.dirname(log), { recursive: true });
   let record = lock.sha256;
-  if ((await install(venv.python, lock, { log, env })) === 'unpinned') {
+  if ((await install(venv.python, lock, { log, env })) === 'other-torch') {
     const cuda = readLock(root, 'cuda');
     process.stderr.write(
-      `the index gives a PyTorch that needs CUDA’s libraries, which ${lock.name}.txt does not pin: taking them from cuda.txt\n`,
+      `pip’s index offers no PyTorch without CUDA, which ${lock.name}.txt pins: installing that of cuda.txt\n`,
     );
     requireSpace(venv.folder, SPACE.cuda, space);
-    const pins = path.join(path.dirname(log), `install-${lock.name}-cuda.txt`);
-    writeFileSync(pins, missingPins(lock, cuda));
-    if ((await install(venv.python, lock, { log, env, pins })) !== 'done') throw unpinned(lock, log);
+    const file = path.join(path.dirname(log), `${lock.name}-with-cuda.txt`);
+    writeFileSync(file, mergeLocks(lock, cuda));
+    if ((await install(venv.python, { ...lock, file }, { log, env })) !== 'done') throw unpinned(lock, log);
     record = `${lock.sha256} ${cuda.name} ${cuda.sha256}`;
   }
   writeFileSync(`${marker}.tmp`, `${record}\n`);
@@ -141,7 +141,7 @@ function unpinned(lock, log) {
   });
 }
 
-/** The marker holds the lock's sha256, and that of the lock that pinned CUDA's libraries, if one did. */
+/** The marker holds the lock's sha256, and that of the lock whose PyTorch was taken, if one was. */
 function isInstalled(root, venv, lock) {
   let words;
   try {

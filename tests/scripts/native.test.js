@@ -10,15 +10,15 @@ import { explain } from '../../scripts/launcher/install.js';
 import { choosePython, prepare, requireSpace, venvOf } from '../../scripts/launcher/native.js';
 
 const RUN = fileURLToPath(new URL('../../scripts/launcher/run.js', import.meta.url));
-// A wheel is a zip file: two tiny ones, of which `tiny-heavy` needs `tiny-light`.
+// A wheel is a zip file: tiny ones, of which `tiny-heavy` needs `tiny-light`.
 const MAKE_WHEELS = `
 import hashlib, sys, zipfile
-for name, needs in (("tiny_light", ""), ("tiny_heavy", "Requires-Dist: tiny-light\\n")):
-    path = f"{sys.argv[1]}/{name}-1.0-py3-none-any.whl"
-    info = f"{name}-1.0.dist-info"
+for name, version, needs in (("tiny_light", "1.0", ""), ("tiny_heavy", "1.0", "Requires-Dist: tiny-light\\n"), ("torch", "9.9.9", "")):
+    path = f"{sys.argv[1]}/{name}-{version}-py3-none-any.whl"
+    info = f"{name}-{version}.dist-info"
     with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr(f"{name}.py", "present = True\\n")
-        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\\nName: {name}\\nVersion: 1.0\\n{needs}")
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n{needs}")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
         wheel.writestr(f"{info}/RECORD", f"{name}.py,,\\n{info}/METADATA,,\\n{info}/WHEEL,,\\n{info}/RECORD,,\\n")
     print(hashlib.sha256(open(path, "rb").read()).hexdigest())
@@ -30,6 +30,7 @@ let root;
 let env;
 let light;
 let heavy;
+let torch;
 const roomy = () => 1e12;
 const lock = (name, text) => writeFileSync(path.join(root, 'requirements', `${name}.txt`), text);
 const pinned = (name, sha256) => `${name}==1.0 \\\n    --hash=sha256:${sha256}\n`;
@@ -40,7 +41,7 @@ before(() => {
   root = mkdtempSync(path.join(os.tmpdir(), 'dm-forge-native-'));
   for (const folder of ['requirements', 'wheels', 'pipeline']) mkdirSync(path.join(root, folder));
   const made = spawnSync('python3', ['-c', MAKE_WHEELS, path.join(root, 'wheels')], { encoding: 'utf8' });
-  [light, heavy] = made.stdout.trim().split('\n');
+  [light, heavy, torch] = made.stdout.trim().split('\n');
   writeFileSync(path.join(root, 'pipeline', '__main__.py'), MAIN);
   env = { ...process.env, PIP_NO_INDEX: '1', PIP_FIND_LINKS: path.join(root, 'wheels'), PIP_CONFIG_FILE: os.devNull };
   delete env.DM_FORGE_VENV;
@@ -113,6 +114,15 @@ test('no network on a first run is a clear error that names the log', async () =
 
 test('an index without the package is explained', async () => {
   await assert.rejects(prepare(root, ['far'], { env, space: roomy }), /or the index does not have a locked package/);
+});
+
+test('without a CPU PyTorch that of the CUDA lock is taken', async () => {
+  lock('cpu', `torch==9.9.9+cpu \\\n    --hash=sha256:${light}\n${pinned('tiny-light', light)}`);
+  lock('cuda', pinned('tiny-light', light));
+  await assert.rejects(prepare(root, ['cpu'], { env, space: roomy }), /does not pin everything|torch/);
+  lock('cuda', `${pinned('tiny-light', light)}torch==9.9.9 \\\n    --hash=sha256:${torch}\n`);
+  await prepare(root, ['cpu'], { env, space: roomy });
+  assert.ok(inVenv('import torch'));
 });
 
 test('a missing lock is explained', async () => {

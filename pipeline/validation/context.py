@@ -63,7 +63,7 @@ def _wrong_people(shown: str, members: Sequence[Member]) -> Iterator[str]:
     """'Elara the dwarf' where the SYSTEM block says elf."""
     for member in members:
         name = re.escape(member.name)
-        pattern = rf"\b{name},? the ({_RACES}|{_CLASSES})\b|\bthe ({_RACES}|{_CLASSES}),? {name}\b"
+        pattern = rf"\b{name},? the ({_RACES}|{_CLASSES})\b|\bthe ({_RACES}|{_CLASSES}),? {name}(?=[.,;:!?]|$)"
         for found in re.finditer(pattern, shown, re.IGNORECASE):
             said = (found[1] or found[2]).lower()
             if said not in member.about.lower():

@@ -16,6 +16,8 @@ from pipeline.data.dataset import Message
 from pipeline.errors import ValidationError
 from pipeline.llama_server import LlamaServer
 
+_WORST = 50.0  # nats a token: beyond it a model is broken, and exp would leave what JSON can write
+
 
 @dataclass(frozen=True, slots=True)
 class Scored:
@@ -57,7 +59,8 @@ def perplexity(model: Path, texts: Sequence[Scored], llama: LlamaCpp, threads: i
             shifted = logits - logits.max(axis=1, keepdims=True)
             likelihood = shifted[np.arange(len(targets)), targets] - np.log(np.exp(shifted).sum(axis=1))
             total, count = total - float(likelihood.sum(dtype=np.float64)), count + len(wanted)
-    return {"value": float(np.exp(total / count)) if count else None, "tokens": count}
+    nats = min(total / count, _WORST) if count else None
+    return {"value": None if nats is None else float(np.exp(nats)), "tokens": count}
 
 
 def _spans(text: bytes, replies: Sequence[bytes]) -> list[tuple[int, int]]:

@@ -198,4 +198,6 @@ def _gigabytes(text: str | None) -> float | None:
 
 
 def _app_path(path: Path | None) -> str | None:
-    return None if path is None else f"./{path.as_posix()}"
+    if path is None or path.is_absolute():
+        return None if path is None else path.as_posix()
+    return f"./{path.as_posix()}"

@@ -12,6 +12,9 @@ from pipeline.data.dataset import Message
 from pipeline.data.tools import Form, Slot, Vocabulary, load_vocabulary
 from pipeline.game import party
 
+_LETTERS = "0-9A-Za-z\\u00C0-\\u00D6\\u00D8-\\u00F6\\u00F8-\\u024F"  # with the accents that names have
+_WORD = f"[{_LETTERS}]"
+_SIGNS = "'’.:;!?()/&+-"  # narrower than what the app accepts: no sampler should write control characters
 _SLOT = re.compile(r"\{(\w+)\}")
 _HEAD = """# Made by dm-forge from training_data/tools.yaml. Free prose, then at most one legal call as the last line.
 root ::= prose | (prose "\\n")? call
@@ -72,7 +75,7 @@ def _slot(slot: Slot, names: Sequence[str]) -> str:
         "choice": lambda: _choice(slot.values),
         "party": lambda: _choice(dict.fromkeys((*names, *slot.values))),
         "integer": lambda: number(slot.minimum, slot.maximum),
-        "text": lambda: f"[0-9A-Za-z] ([^,\\[\\]\\n]{{0,{slot.length - 2}}} [^ \\t,\\[\\]\\n])?",
+        "text": lambda: f"{_WORD} ([{_LETTERS} {_SIGNS}]{{0,{slot.length - 2}}} [{_LETTERS}{_SIGNS}])?",
         "dice": lambda: (
             f'({number(1, slot.count)}) "d" ({_choice(map(str, slot.sides))}) ([+-] ({number(1, slot.bonus)}))?'
         ),

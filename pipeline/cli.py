@@ -20,6 +20,8 @@ app = typer.Typer(
 )
 data = typer.Typer(no_args_is_help=True, help="Check, convert and count training data.")
 app.add_typer(data, name="data")
+models = typer.Typer(no_args_is_help=True, help="What is shipped, and the way back.")
+app.add_typer(models, name="models")
 
 CORPUS = Path("training_data")
 Json = Annotated[bool, typer.Option("--json", help="One JSON event a line on stdout, for machines.")]
@@ -38,6 +40,9 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; every core when left out.")] = None,
     output_dir: Annotated[Path | None, typer.Option(help="Where runs are kept.")] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="The app's runtime, such as cactus@0.2: refused where it cannot load the model.")
+    ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Any config key: --set training.epochs=2")] = None,
     llama_source: Annotated[
         Path | None, typer.Option(help="A llama.cpp checkout or tar.gz of the pinned commit.")
@@ -49,7 +54,13 @@ def train(
     from pipeline.config import load, preset_path
     from pipeline.environment.hardware import cores
 
-    flags: dict[str, Any] = {"base": base, "seed": seed, "threads": threads, "output_dir": output_dir}
+    flags: dict[str, Any] = {
+        "base": base,
+        "seed": seed,
+        "threads": threads,
+        "output_dir": output_dir,
+        "runtime": runtime,
+    }
     overrides = {key: value for key, value in flags.items() if value is not None} | {
         "preset": config.stem if config else preset
     }
@@ -104,6 +115,55 @@ def doctor() -> None:
     raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
 
 
+@app.command("eval")
+def evaluate(
+    model: Path,
+    paths: Annotated[list[Path] | None, typer.Argument(help="Scenarios; the held-out ones when left out.")] = None,
+    json_output: Json = False,
+) -> None:
+    """Judge any GGUF on any scenarios, ours or not."""
+    from pipeline.aftercare import evaluate as judge
+    from pipeline.config import load, preset_path
+    from pipeline.environment.hardware import cores
+
+    settings = load(preset_path("default"))
+    judge(model, paths or [], settings, Reporter(pick_mode(json_output)), settings.threads or cores().value)
+
+
+@app.command()
+def play(
+    model: Annotated[Path | None, typer.Argument(help="A GGUF; the shipped one when left out.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the dice.")] = 1,
+) -> None:
+    """Play a game in the terminal."""
+    from pipeline.aftercare import play as play_game
+    from pipeline.config import load, preset_path
+    from pipeline.environment.hardware import cores
+
+    settings = load(preset_path("default"))
+    play_game(model, settings, Reporter(pick_mode(False)), settings.threads or cores().value, seed)
+
+
+@models.command("list")
+def models_list() -> None:
+    """The shipped model and the ones before it."""
+    from pipeline.aftercare import shelf
+    from pipeline.config import load, preset_path
+
+    print("\n".join(shelf(load(preset_path("default")))))
+
+
+@models.command("rollback")
+def models_rollback(
+    version: Annotated[str | None, typer.Argument(help="A run's id or the begin of a digest.")] = None,
+) -> None:
+    """Ship an earlier model again: the one before, or VERSION."""
+    from pipeline.aftercare import rollback
+    from pipeline.config import load, preset_path
+
+    print(rollback(load(preset_path("default")), version))
+
+
 @data.command("check")
 def data_check(
     paths: Paths = None, format_: Annotated[str, typer.Option("--format", help="text, json, github or sarif.")] = "text"
@@ -142,22 +202,20 @@ def main() -> None:
     """Run a verb; a known failure becomes its words on stderr and its exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        app(standalone_mode=False)
-    except (KeyboardInterrupt, Interrupted):
-        print(
-            "\ninterrupted: finished stages and the last checkpoint are kept; the same command goes on from there",
-            file=sys.stderr,
-        )
+        returned = app(standalone_mode=False)
+        code = returned if isinstance(returned, int) else 0  # typer.Exit and Ctrl-C come back as a number
+    except KeyboardInterrupt:
         code = Interrupted.exit_code
     except PipelineError as error:
         print(f"\n✗ {error}", file=sys.stderr)
         code = error.exit_code
-    except typer.Exit as done:
-        code = done.exit_code
     except Exception as error:
         code = _usage(error)
-    else:
-        code = 0
+    if code == Interrupted.exit_code:
+        print(
+            "\ninterrupted: finished stages and the last checkpoint are kept; the same command goes on from there",
+            file=sys.stderr,
+        )
     sys.exit(code)
 
 

@@ -59,9 +59,8 @@ def play_freely(
 
 
 def _game(server: LlamaServer, conversation: Conversation, slot: int, max_tokens: int, seed: int) -> list[FreeTurn]:
-    system = conversation.messages[0]
-    table = Table(system["content"], seed)
-    history: list[Message] = [system]
+    history: list[Message] = [message for message in conversation.messages[:1] if message["role"] == "system"]
+    table = Table(history[0]["content"] if history else "", seed)
     lines = [message["content"] for message in conversation.messages if message["role"] == "user"]
     players = [line for line in lines if toolcall_text(line) is None]
     played: list[FreeTurn] = []

@@ -1,0 +1,85 @@
+"""From figures to the shelf: what a model is measured against, the report, the gate, and what the app is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline import files
+from pipeline.artifacts import BaseModel, Run
+from pipeline.config import Config
+from pipeline.integration import store
+
+REPORT = ("validation/report.html", "validation/summary.md", "validation/junit.xml")
+
+
+def rival(models_dir: Path, run: Run) -> tuple[Path | None, str]:
+    """The shipped model that this run's is measured against, and its digest; (None, "") where there is none.
+
+    A run whose own model is the shipped one keeps the digest it was measured against, so that nothing is done again.
+    """
+    shipped = store.current(models_dir)
+    stages = run.manifest()["stages"]
+    if shipped is None:
+        return None, ""
+    if shipped["sha256"] == stages.get("export", {}).get("facts", {}).get("sha256"):
+        return None, str(stages.get("validation", {}).get("facts", {}).get("promoted_sha256", ""))
+    return store.model_path(models_dir, shipped), str(shipped["sha256"])
+
+
+def parity(run: Run) -> dict[str, Any] | None:
+    path = run.export / "parity.json"
+    content: dict[str, Any] | None = files.read_json(path) if path.is_file() else None
+    return content
+
+
+def report(run: Run, config: Config, base: BaseModel, result: Mapping[str, Any]) -> list[str]:
+    """Write the report with the gate's word in it; returns the gate's reasons against the model."""
+    from pipeline.validation import gate
+    from pipeline.validation.report import write_report
+
+    found = gate.reasons(result, config.gate, config.export, parity(run))
+    write_report(
+        run,
+        found if config.gate.enabled else None,
+        title=f"custom-dnd-{base.name}",
+        lineage={
+            "base": f"{base.name} ({base.licence})",
+            "base digest": base.digest,
+            "origin": base.origin,
+            "training data": str(config.data.folder),
+            "seed": str(config.seed),
+        },
+        command=f"pnpm run train --preset {config.preset} --seed {config.seed} --base {base.name}",
+        max_size_gb=config.export.max_size_gb,
+    )
+    return found
+
+
+def require_gate(run: Run, config: Config, result: Mapping[str, Any]) -> None:
+    """Raise GateRefused (exit 3) with every reason; nothing in the app's folder has changed then."""
+    from pipeline.validation import gate
+
+    gate.require(result, config.gate, run.folder, config.export, parity(run))
+
+
+def require_runtime(runtime: str | None, gguf: Path) -> None:
+    """Before the dear work: raise ExportError when the wanted runtime cannot load files such as `gguf`."""
+    from pipeline.integration import runtimes
+
+    if runtime:
+        runtimes.require(runtime, runtimes.gguf_architecture(gguf), gguf.stat().st_size)
+
+
+def ship(
+    run: Run, base: BaseModel, quantisation: str, result: dict[str, Any], models_dir: Path, mmproj: Path | None = None
+) -> tuple[Path, Path | None, dict[str, Any]]:
+    """Put the model on the shelf with everything that the app needs; returns model, mmproj and metadata."""
+    from pipeline.integration import cactus, types
+
+    metadata = store.metadata_for(run, base, quantisation, result)
+    model, projector = store.promote(run.export / f"model-{quantisation}.gguf", mmproj, metadata, models_dir, base.name)
+    cactus.write(models_dir, cactus.config(model, projector))
+    types.write(models_dir)
+    return model, projector, metadata

@@ -18,8 +18,9 @@ export function exitCode(code, signal) {
 export function run(command, args, { env = process.env, cwd, onLine } = {}) {
   return new Promise((resolve, reject) => {
     const stdio = onLine ? ['ignore', 'pipe', 'pipe'] : 'inherit';
-    const child = spawn(command, args, { env, cwd, stdio });
-    const stop = forwardSignals(child);
+    let child;
+    const stop = forwardSignals((signal) => child.kill(signal)); // before the child: a signal may follow at once
+    child = spawn(command, args, { env, cwd, stdio });
     if (onLine) for (const stream of [child.stdout, child.stderr]) splitLines(stream, onLine);
     child.on('error', (error) => {
       stop();
@@ -36,10 +37,10 @@ export function run(command, args, { env = process.env, cwd, onLine } = {}) {
  * Pass signals on to the child. Ctrl-C is special: a terminal sends it to the whole process group, the child
  * included, and a second one would cut short the child's own tidying up.
  */
-function forwardSignals(child) {
+function forwardSignals(send) {
   const handlers = FORWARDED.map((signal) => {
     const handler = () => {
-      if (signal !== 'SIGINT' || !hasTerminal()) child.kill(signal);
+      if (signal !== 'SIGINT' || !hasTerminal()) send(signal);
     };
     process.on(signal, handler);
     return [signal, handler];

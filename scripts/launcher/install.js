@@ -44,6 +44,7 @@ export async function install(python, lock, { log, env = process.env, out = proc
   if (code === 0) return 'done';
   if (code > 128) throw interrupted(code);
   const output = lines.join('\n');
+  if (output.includes('Operation cancelled by user')) throw interrupted(130); // pip's answer to Ctrl-C is exit 1
   if (OTHER_TORCH.test(output)) return 'other-torch';
   throw explain(output, lock, log);
 }

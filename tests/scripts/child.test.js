@@ -43,7 +43,7 @@ for (const [signal, code] of [
   ['SIGHUP', 8],
 ]) {
   test(`${signal} reaches the child, whose exit code is kept`, async () => {
-    const trap = `trap "exit ${code}" ${signal.slice(3)}; echo ready; while :; do sleep 0.05; done`;
+    const trap = `trap "exit ${code}" ${signal.slice(3)}; echo ready; i=0; while [ $i -lt 200 ]; do sleep 0.05; i=$((i+1)); done`;
     assert.equal(await signalled(trap, (launched) => launched.kill(signal)), code);
   });
 }
@@ -82,6 +82,6 @@ function signalled(script, act) {
       cwd: path.dirname(CHILD),
     });
     launched.stdout.once('data', () => act(launched));
-    launched.on('close', resolve);
+    launched.on('exit', (code, signal) => resolve(code ?? signal));
   });
 }

@@ -6,7 +6,7 @@ import path from 'node:path';
 import test, { after, before } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { findPythons } from '../../scripts/launcher/host.js';
-import { explain } from '../../scripts/launcher/install.js';
+import { explain, install } from '../../scripts/launcher/install.js';
 import { choosePython, prepare, requireSpace, venvOf } from '../../scripts/launcher/native.js';
 
 const RUN = fileURLToPath(new URL('../../scripts/launcher/run.js', import.meta.url));
@@ -199,6 +199,12 @@ test('a Python without its venv module names the Debian package', () => {
       return true;
     },
   );
+});
+
+test('Ctrl-C while pip works is an interruption, not a failure of pip', async () => {
+  const python = path.join(fakePython('cancelled', 'echo "ERROR: Operation cancelled by user"; exit 1'), 'python3');
+  const lock = { name: 'cpu', file: 'cpu.txt', packages: [] };
+  await assert.rejects(install(python, lock, { log: path.join(root, 'log') }), { code: 130 });
 });
 
 test('the disk filling up and an unknown certificate are explained', () => {

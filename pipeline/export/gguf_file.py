@@ -12,7 +12,6 @@ from pipeline.errors import ExportError
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-CONTROL, USER_DEFINED = 3, 4  # kinds of tokens that a user's own text cannot write
 
 
 @dataclass(frozen=True)

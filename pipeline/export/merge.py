@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -21,6 +24,7 @@ from pipeline.errors import ExportError
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _WRAPPERS = {"base_model", "model", "language_model"}
+Change = Callable[[torch.Tensor], None]  # changes the base's tensor in place
 
 
 @dataclass(frozen=True)
@@ -38,19 +42,22 @@ class Slot:
 def merge(base: Path, adapter: Path, out: Path) -> int:
     """Write the base with the adapter added to `out`; returns the number of tensors changed.
 
-    Arithmetic is fp32, rounded once to the base's dtype. Raises ExportError when a delta fits no base tensor.
+    Arithmetic is fp32, rounded once to the base's dtype. A folder without adapter_config.json holds whole tensors, from
+    full fine-tuning: they take the base's place. Raises ExportError when a tensor fits none of the base's.
     """
-    settings = _settings(adapter)
     slots = tensor_slots(base)
-    deltas = _match(adapter, slots, settings["target"])
-    files.require_free_space(out.parent, sum(path.stat().st_size for path in base.iterdir()), "the merged model")
-    with files.atomic_path(out) as temporary:
-        shutil.copytree(base, temporary)
-        with safe_open(adapter / "adapter_model.safetensors", "pt") as weights:
-            for slot, (a, b) in deltas.items():
-                delta = weights.get_tensor(b).float() @ weights.get_tensor(a).float()
-                _add(temporary / slot.file.name, slot, delta.mul_(settings["scale"]))
-    return len(deltas)
+    with safe_open(adapter / "adapter_model.safetensors", "pt") as weights:
+        changes = (
+            _deltas(adapter, slots, weights)
+            if (adapter / "adapter_config.json").is_file()
+            else _whole(adapter, slots, weights)
+        )
+        files.require_free_space(out.parent, sum(path.stat().st_size for path in base.iterdir()), "the merged model")
+        with files.atomic_path(out) as temporary:
+            shutil.copytree(base, temporary)
+            for slot, change in changes.items():
+                _write(temporary / slot.file.name, slot, change)
+    return len(changes)
 
 
 def tensor_slots(folder: Path) -> list[Slot]:
@@ -74,7 +81,49 @@ def canonical(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
-def _settings(adapter: Path) -> dict[str, float | str]:
+def _deltas(adapter: Path, slots: list[Slot], weights: Any) -> dict[Slot, Change]:
+    """What each LoRA pair adds to which tensor."""
+    scale = _scale(adapter)
+    changes: dict[Slot, Change] = {}
+    names = set(weights.keys())
+    for a in sorted(name for name in names if ".lora_A." in name):
+        b = a.replace(".lora_A.", ".lora_B.")
+        shape = (weights.get_slice(b).get_shape()[0], weights.get_slice(a).get_shape()[1]) if b in names else None
+        slot = _fitting(a.replace(".lora_A.weight", ".weight"), shape, slots, adapter)
+        changes[slot] = partial(_add, weights, a, b, scale)
+    if len(changes) * 2 != len(names):
+        extra = sorted(name for name in names if ".lora_A." not in name and ".lora_B." not in name)
+        raise ExportError(
+            f"the adapter holds tensors that are no LoRA pair: {', '.join(extra[:5]) or 'two pairs for one tensor'}",
+            where=str(adapter),
+            fix="train it again",
+        )
+    return changes
+
+
+def _whole(adapter: Path, slots: list[Slot], weights: Any) -> dict[Slot, Change]:
+    """What takes the place of which tensor."""
+    changes: dict[Slot, Change] = {}
+    for name in sorted(weights.keys()):
+        slot = _fitting(name, tuple(weights.get_slice(name).get_shape()), slots, adapter)
+        changes[slot] = partial(_replace, weights, name)
+    return changes
+
+
+def _fitting(name: str, shape: tuple[int, ...] | None, slots: list[Slot], adapter: Path) -> Slot:
+    target = canonical(name)
+    found = [slot for slot in slots if canonical(slot.name) == target]
+    if len(found) != 1 or shape != found[0].shape:
+        raise ExportError(
+            f"the adapter's change of {target!r} with shape {shape} fits {len(found)} tensors of the base"
+            + (f" (shape {found[0].shape})" if found else ""),
+            where=str(adapter),
+            fix="merge an adapter only into the base it was trained on",
+        )
+    return found[0]
+
+
+def _scale(adapter: Path) -> float:
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     unsupported = [
         key for key in ("rank_pattern", "alpha_pattern", "use_dora", "modules_to_save", "lora_bias") if config.get(key)
@@ -86,47 +135,31 @@ def _settings(adapter: Path) -> dict[str, float | str]:
             fix="train a plain LoRA adapter",
         )
     rank = config["r"] ** 0.5 if config.get("use_rslora") else config["r"]
-    return {"scale": config["lora_alpha"] / rank, "target": str(adapter)}
+    return float(config["lora_alpha"] / rank)
 
 
-def _match(adapter: Path, slots: list[Slot], where: float | str) -> dict[Slot, tuple[str, str]]:
-    by_name: dict[str, list[Slot]] = {}
-    for slot in slots:
-        by_name.setdefault(canonical(slot.name), []).append(slot)
-    deltas: dict[Slot, tuple[str, str]] = {}
-    with safe_open(adapter / "adapter_model.safetensors", "pt") as weights:
-        names = set(weights.keys())
-        for a in sorted(name for name in names if ".lora_A." in name):
-            b = a.replace(".lora_A.", ".lora_B.")
-            target = canonical(a.replace(".lora_A.weight", ".weight"))
-            found = by_name.get(target, [])
-            shape = (weights.get_slice(b).get_shape()[0], weights.get_slice(a).get_shape()[1]) if b in names else None
-            if len(found) != 1 or shape != found[0].shape:
-                raise ExportError(
-                    f"the adapter's delta for {target!r} with shape {shape} fits {len(found)} tensors of the base"
-                    + (f" (shape {found[0].shape})" if found else ""),
-                    where=str(where),
-                    fix="merge an adapter only into the base it was trained on",
-                )
-            deltas[found[0]] = (a, b)
-        if len(deltas) * 2 != len(names):
-            extra = sorted(names - {name for pair in deltas.values() for name in pair})
-            raise ExportError(
-                f"the adapter holds tensors that are no LoRA pair: {', '.join(extra[:5])}",
-                where=str(where),
-                fix="train it again",
-            )
-    return deltas
+def _add(weights: Any, a: str, b: str, scale: float, tensor: torch.Tensor) -> None:
+    delta = weights.get_tensor(b).float() @ weights.get_tensor(a).float()
+    tensor.copy_(delta.mul_(scale).add_(tensor))
 
 
-def _add(path: Path, slot: Slot, delta: torch.Tensor) -> None:
+def _replace(weights: Any, name: str, tensor: torch.Tensor) -> None:
+    tensor.copy_(weights.get_tensor(name))
+
+
+def _write(path: Path, slot: Slot, change: Change) -> None:
     if slot.dtype not in _DTYPES:
-        raise ExportError(f"{slot.name} has dtype {slot.dtype}", where=str(path), fix="use a base in bf16, f16 or f32")
+        raise ExportError(
+            f"{slot.name} has dtype {slot.dtype}: a quantised base cannot take an adapter exactly",
+            where=str(path),
+            fix="merge into the base in bf16, f16 or f32",
+        )
     with path.open("r+b") as file:
         file.seek(slot.start)
-        raw = bytearray(file.read(slot.end - slot.start))
+        raw = bytearray(slot.end - slot.start)
+        file.readinto(raw)
         tensor = torch.frombuffer(raw, dtype=_DTYPES[slot.dtype]).view(slot.shape)
-        tensor.copy_(delta.add_(tensor))
+        change(tensor)
         if not torch.isfinite(tensor).all():
             raise ExportError(
                 f"{slot.name} leaves the range of {slot.dtype} when the adapter is added",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from pipeline.config import ParityConfig
 from pipeline.data.chat import prompt_ids, render
 from pipeline.data.dataset import Message, read_conversations
 from pipeline.errors import ExportError
+from pipeline.export.reference import trained_logits
 from pipeline.llama_server import LlamaServer, serve
 
 _HISTOGRAM_EDGES = (0.0, 1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, float("inf"))
@@ -152,23 +153,6 @@ def _require_equal(name: str, ours: list[int], theirs: list[int]) -> None:
         where="parity: token ids",
         fix="the base's tokenizer or chat template is not carried over faithfully; choose another base and report this one",
     )
-
-
-def trained_logits(checkpoint: Path, sequences: list[Sequence], threads: int = 0) -> Iterator[np.ndarray]:
-    """fp32 logits of the merged checkpoint by transformers, a conversation at a time: [compared positions, vocabulary]."""
-    from transformers import AutoModelForCausalLM
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="sdpa").eval()
-        for sequence in sequences:
-            with torch.inference_mode():
-                ids, keep = torch.tensor([sequence.ids]), torch.tensor(sequence.positions)
-                logits = model(input_ids=ids, logits_to_keep=keep, use_cache=False).logits[0]
-            yield logits.numpy()
-    finally:
-        torch.set_num_threads(before)
 
 
 def llama_logits(

@@ -162,7 +162,7 @@ def test_only_the_end_of_turn_token_ends_a_reply(plain, llama, sequences):
 def test_a_template_token_that_became_text_is_caught(plain, tmp_path, llama):
     bad = planted.copy(plain / "f16.gguf", tmp_path)
     planted.set_number(bad, "tokenizer.ggml.token_type", "i", 1, skip=12 + 4)
-    with pytest.raises(ExportError, match=r"token 1, '<\|im_start\|>', would be written by"):
+    with pytest.raises(ExportError, match=r"token 1, '<\|im_start\|>', is ordinary text"):
         check(bad, plain / "checkpoint")
 
 

@@ -1,0 +1,94 @@
+"""The trained model's own numbers: the merged checkpoint computed by transformers, in fp32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from pipeline import files
+from pipeline.errors import ExportError
+
+# A multimodal checkpoint names its language model's tensors after the whole; the text-only class leaves that out.
+_TEXT_NAMES = {
+    r"^model\.language_model\.": "model.",
+    r"^language_model\.model\.": "model.",
+    r"^language_model\.lm_head\.": "lm_head.",
+}
+
+
+class Compared(Protocol):
+    """A sequence of token ids, and the positions whose next-token logits are wanted."""
+
+    @property
+    def ids(self) -> tuple[int, ...]: ...
+
+    @property
+    def positions(self) -> list[int]: ...
+
+
+def language_model(checkpoint: Path) -> Any:
+    """The language model of a checkpoint in fp32, towers for images and sound left out. Raises ExportError.
+
+    A multimodal checkpoint needs no image library then, and no memory for what a text never uses.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # what is left out of the checkpoint is meant; what is missing is checked below
+    require_memory(checkpoint)
+    config = AutoConfig.from_pretrained(checkpoint)
+    text = config.get_text_config()
+    names = _TEXT_NAMES if text is not config else None
+    model, report = AutoModelForCausalLM.from_pretrained(
+        checkpoint,
+        config=text,
+        dtype=torch.float32,
+        attn_implementation="sdpa",
+        key_mapping=names,
+        output_loading_info=True,
+    )
+    missing = sorted(set(report["missing_keys"]))
+    if missing:
+        raise ExportError(
+            f"the merged checkpoint lacks {len(missing)} tensors: {', '.join(missing[:5])}",
+            where=str(checkpoint),
+            fix="fetch the base again; this transformers may not know its names",
+        )
+    return model.eval()
+
+
+def require_memory(checkpoint: Path) -> None:
+    """Raise ExportError unless the checkpoint fits into memory in fp32."""
+    import psutil
+
+    config = files.read_json(checkpoint / "config.json")
+    stored = sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
+    needed = stored * (1 if config.get("dtype", config.get("torch_dtype")) == "float32" else 2)
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise ExportError(
+            f"the proof needs {files.human_size(needed)} of memory for the trained model in fp32, "
+            f"{files.human_size(free)} are free",
+            where=str(checkpoint),
+            fix="close other programs, or choose a smaller --base; the exported files are kept",
+        )
+
+
+def trained_logits(checkpoint: Path, sequences: list[Any], threads: int = 0) -> Iterator[np.ndarray]:
+    """fp32 logits of the checkpoint, a sequence (see `Compared`) at a time: [compared positions, vocabulary]."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        model = language_model(checkpoint)
+        for sequence in sequences:
+            with torch.inference_mode():
+                ids, keep = torch.tensor([sequence.ids]), torch.tensor(sequence.positions)
+                logits = model(input_ids=ids, logits_to_keep=keep, use_cache=False).logits[0]
+            yield logits.numpy()
+    finally:
+        torch.set_num_threads(before)

@@ -1,11 +1,11 @@
 """Make the hash-pinned locks from pyproject.toml: python requirements/compile.py [--upgrade]
 
-Three locks carry everything training needs, one for each kind of machine; dev.txt adds the tools of developers with
-the same pins. A lock names no address: where packages come from is the user's pip configuration.
+Three locks carry everything training needs, one for each kind of machine; dev.txt holds what developers
+need on top of any of them. A lock names no address: where packages come from is the user's pip configuration.
 
 torch needs care on x86-64 Linux. The registry's wheel wants CUDA packages; the CPU wheel has the local version
-`+cpu` and is found only where pip's find-links or index offer it. The cpu lock leaves the CUDA packages out and
-lists the CPU wheel's digests beside the registry's, so that pip accepts whichever the machine offers.
+`+cpu` and is found only where pip's find-links or index offer it. With both digests on one requirement pip prefers the
+registry's, so the cpu lock asks for `+cpu` there, and the launcher falls back to the CUDA lock where it is not offered.
 """
 
 from __future__ import annotations
@@ -42,13 +42,24 @@ def without_cuda_packages(lock: str) -> str:
     return "\n".join(entry for entry in entries if not CUDA_PACKAGES.match(entry)) + "\n"
 
 
+def names(lock: str) -> set[str]:
+    return set(re.findall(r"^([A-Za-z0-9][\w.-]*)==", lock, re.MULTILINE))
+
+
+def without_entries(lock: str, unwanted: set[str]) -> str:
+    entries = re.split(r"\n(?=\S)", lock.rstrip("\n"))
+    return "\n".join(entry for entry in entries if entry.partition("==")[0] not in unwanted) + "\n"
+
+
 def with_cpu_wheels(lock: str) -> str:
-    """Add the digests of the `+cpu` wheels to torch's entry."""
-    version = re.search(r"^torch==(\S+)", lock, re.MULTILINE)
-    if version is None or version[1] not in TORCH_CPU_WHEELS:
-        raise SystemExit(f"no CPU wheel is known for torch {version and version[1]}: add it to TORCH_CPU_WHEELS")
-    hashes = " \\\n".join(f"    --hash=sha256:{digest}" for digest in TORCH_CPU_WHEELS[version[1]].values())
-    return re.sub(r"^(torch==\S+) \\\n", rf"\1 \\\n{hashes} \\\n", lock, flags=re.MULTILINE).replace("\\\n\n", "\n")
+    """Ask for the `+cpu` wheel on x86-64, for the registry's (which is a CPU wheel there) on other processors."""
+    found = re.search(r"^torch==(\S+) \\\n((?:    --hash=\S+(?: \\)?\n)+)", lock, re.MULTILINE)
+    if found is None or found[1] not in TORCH_CPU_WHEELS:
+        raise SystemExit(f"no CPU wheel is known for torch {found and found[1]}: add it to TORCH_CPU_WHEELS")
+    hashes = " \\\n".join(f"    --hash=sha256:{digest}" for digest in TORCH_CPU_WHEELS[found[1]].values())
+    own = f'torch=={found[1]}+cpu ; platform_machine == "x86_64" \\\n{hashes}\n'
+    other = f'torch=={found[1]} ; platform_machine != "x86_64" \\\n{found[2]}'
+    return lock.replace(found[0], own + other)
 
 
 def main() -> None:
@@ -62,8 +73,9 @@ def main() -> None:
             "cuda": cuda,
             "cpu": with_cpu_wheels(without_cuda_packages(compile_lock([], "x86_64-manylinux_2_28", *same))),
             "metal": compile_lock([], "aarch64-apple-darwin", *same),
-            "dev": with_cpu_wheels(without_cuda_packages(compile_lock(["dev"], "x86_64-manylinux_2_28", *same))),
         }
+        developers = compile_lock(["dev"], "x86_64-manylinux_2_28", *same)
+        locks["dev"] = without_entries(developers, names(cuda))
     for name, text in locks.items():
         (LOCKS / f"{name}.txt").write_text(f"# Made by requirements/compile.py from pyproject.toml.\n{text}")
         print(f"requirements/{name}.txt: {len(re.findall('^[a-zA-Z]', text, re.MULTILINE))} packages")

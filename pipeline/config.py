@@ -96,6 +96,9 @@ class Config(Section):
     preset: str = "default"
     seed: int = Field(20250721, ge=0)
     threads: int = Field(0, ge=0, description="CPU threads; 0 takes every core")
+    runtime: str | None = Field(
+        None, description="the app's runtime, such as cactus@0.2: refused if it cannot load the model"
+    )
     output_dir: Path = Path("artifacts/runs")
     cache_dir: Path = Path("artifacts/cache")
     models_dir: Path = Path("assets/models")

@@ -22,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipeline import __version__, files
+from pipeline import __version__, files, shipping
 from pipeline.artifacts import BaseModel, Dataset, LlamaCpp, Run, StageRecord
 from pipeline.config import Config
 from pipeline.errors import MachineError
@@ -51,7 +51,9 @@ class Journey:
 
     @cached_property
     def run(self) -> Run:
-        settings = self.config.model_dump(mode="json", exclude={"output_dir", "cache_dir", "models_dir", "gate"})
+        settings = self.config.model_dump(
+            mode="json", exclude={"output_dir", "cache_dir", "models_dir", "gate", "runtime"}
+        )
         code = code_digest("data", "bases", "training", "export", "validation")
         identity = files.sha256_json([settings, self.inputs, code, versions(), self.threads])
         run = Run(self.config.output_dir / f"{self.config.preset}-{identity[:10]}")
@@ -78,10 +80,12 @@ def train(journey: Journey) -> Outcome:
         require_disk(journey, base)
         llama = build_llama(journey)
         baseline = preflight(journey, base, llama)
+        shipping.require_runtime(journey.config.runtime, baseline)
         train_adapter(journey, dataset, base)
         export(journey, dataset, base, llama)
         prove(journey, dataset, base, llama)
         result = validate(journey, dataset, baseline, llama)
+        report(journey, base, result)
         outcome = promote(journey, base, dataset, llama, result)
         summarise(journey, run, result, outcome)
         return outcome
@@ -258,26 +262,36 @@ def validate(journey: Journey, dataset: Dataset, baseline: Path, llama: LlamaCpp
     model = run.export / f"model-{journey.config.export.quantization}.gguf"
     settings = config.model_dump(mode="json")
     proven = run.manifest()["stages"]["export"]["outputs"]
-    key = files.sha256_json(
-        [
-            proven,
-            baseline.name,
-            settings,
-            split_digest(dataset, ("test",)),
-            _identity(llama),
-            code_digest("validation", "data/tools.py"),
-        ]
-    )
+    rival, rival_digest = shipping.rival(journey.config.models_dir, run)
+    code = code_digest("validation", "data/tools.py", "game.py", "llama_server.py", "integration/grammar.py")
+    test = split_digest(dataset, ("test",))
+    key = files.sha256_json([proven, baseline.name, rival_digest, settings, test, _identity(llama), code])
 
     def work(stage: Stage) -> dict[str, Any]:
         from pipeline.data.dataset import read_conversations
+        from pipeline.integration.grammar import for_messages
         from pipeline.validation.evaluate import validate as judge
 
         conversations = read_conversations(dataset.conversations)
-        result = judge(model, baseline, conversations, llama, config, journey.threads, run.validation, stage)
+        result = judge(
+            model,
+            baseline,
+            conversations,
+            llama,
+            config,
+            journey.threads,
+            run.validation,
+            stage,
+            promoted=rival,
+            grammar_of=lambda conversation: for_messages(conversation.messages),
+        )
         tuned, untuned = (side["tool_call_accuracy"]["value"] for side in (result, result["baseline"]))
         stage.summary = f"tool-call accuracy {tuned:.3f}, untuned base {untuned:.3f}"
-        return {"tool_call_accuracy": tuned, "baseline_tool_call_accuracy": untuned}
+        return {
+            "tool_call_accuracy": tuned,
+            "baseline_tool_call_accuracy": untuned,
+            "promoted_sha256": rival_digest,
+        }
 
     _stage(
         journey,
@@ -291,16 +305,27 @@ def validate(journey: Journey, dataset: Dataset, baseline: Path, llama: LlamaCpp
     return content
 
 
+def report(journey: Journey, base: BaseModel, result: dict[str, Any]) -> None:
+    """The page for people, with the gate's word in it; written for a refused model too."""
+    run, config = journey.run, journey.config
+    gate = config.gate.model_dump(mode="json")
+    key = files.sha256_json(
+        [result, gate, config.export.model_dump(mode="json"), code_digest("validation", "shipping.py")]
+    )
+
+    def work(stage: Stage) -> dict[str, Any]:
+        reasons = shipping.report(run, config, base, result)
+        stage.summary = str(run.validation / "report.html")
+        return {"reasons": reasons}
+
+    _stage(journey, "report", key, shipping.REPORT, work, "a page for people")
+
+
 def promote(journey: Journey, base: BaseModel, dataset: Dataset, llama: LlamaCpp, result: dict[str, Any]) -> Outcome:
     """Through the gate into the app's folder, then the manifest, last."""
-    from pipeline.integration import store
-    from pipeline.validation.evaluate import require_gate
-
     run, quantisation = journey.run, journey.config.export.quantization
-    require_gate(result, journey.config.gate, run.folder)
-    model = run.export / f"model-{quantisation}.gguf"
-    shelf = store.metadata_for(run, base, quantisation, result)
-    target, projector = store.promote(model, None, shelf, journey.config.models_dir, base.name)
+    shipping.require_gate(run, journey.config, result)
+    target, projector, shelf = shipping.ship(run, base, quantisation, result, journey.config.models_dir)
     manifest = run.manifest()
     manifest |= {
         "config": journey.config.model_dump(mode="json"),
@@ -330,6 +355,7 @@ def summarise(journey: Journey, run: Run, result: dict[str, Any], outcome: Outco
         )
     note(f"stages     {', '.join(f'{name} {how or human_time(seconds)}' for name, seconds, how in journey.timings)}")
     note(f"run        {run.folder}")
+    note(f"report     {run.validation / 'report.html'}")
     if outcome.mmproj is None:
         note(f"mmproj     none: {outcome.mmproj_reason}")
 
@@ -354,7 +380,9 @@ def code_digest(*parts: str) -> str:
     for part in parts:
         path = _CODE / part
         found += (
-            [path] if path.is_file() else [file for file in path.rglob("*") if file.suffix in (".py", ".yaml", ".cpp")]
+            [path]
+            if path.is_file()
+            else [file for file in path.rglob("*") if file.suffix in (".py", ".yaml", ".cpp", ".css", ".js")]
         )
     return files.sha256_json(files.sha256_files(found, _CODE))
 

@@ -34,7 +34,12 @@ def train(
         str, typer.Option(help="default, quick or best: configs/train.yaml or configs/<preset>.yaml.")
     ] = "default",
     config: Annotated[Path | None, typer.Option(help="A config file instead of a preset.")] = None,
-    base: Annotated[str | None, typer.Option(help="Base model: a catalogue name or a folder.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Base model: a catalogue name, a hub id (owner/name[@commit]) or a folder.")
+    ] = None,
+    accept_licence: Annotated[
+        list[str] | None, typer.Option(help="A licence you have read and agree to, such as gemma.")
+    ] = None,
     quant: Annotated[str | None, typer.Option(help="Quantisation: Q4_K_M, Q5_K_M, Q6_K or Q8_0.")] = None,
     max_size: Annotated[str | None, typer.Option(help="Largest file, such as 2GB.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.")] = None,
@@ -60,6 +65,7 @@ def train(
         "threads": threads,
         "output_dir": output_dir,
         "runtime": runtime,
+        "accept_licences": accept_licence,
     }
     overrides = {key: value for key, value in flags.items() if value is not None} | {
         "preset": config.stem if config else preset

@@ -93,6 +93,7 @@ class GateConfig(Section):
 
 class Config(Section):
     base: str = Field("auto", description="catalogue name, hub id, local folder, or auto")
+    accept_licences: tuple[str, ...] = Field((), description="licences the user agreed to, such as gemma")
     preset: str = "default"
     seed: int = Field(20250721, ge=0)
     threads: int = Field(0, ge=0, description="CPU threads; 0 takes every core")

@@ -10,65 +10,26 @@ imported inside the stage that needs them, so that a run with nothing to do ends
 
 from __future__ import annotations
 
-import fcntl
-import json
 import platform
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from pipeline import __version__, files, shipping
-from pipeline.artifacts import BaseModel, Dataset, LlamaCpp, Run, StageRecord
-from pipeline.config import Config
-from pipeline.errors import MachineError
-from pipeline.progress import Reporter, Stage, human_time
-
-_CODE = Path(__file__).parent
-_PINNED = ("torch", "transformers", "trl", "peft", "accelerate", "safetensors", "tokenizers", "gguf", "numpy")
-
-
-@dataclass
-class Journey:
-    """One run under way: settings, where things go, and what earlier stages have produced."""
-
-    config: Config
-    reporter: Reporter
-    threads: int
-    llama_source: Path | None = None
-    timings: list[tuple[str, float, str]] = field(default_factory=list)
-
-    @cached_property
-    def inputs(self) -> str:
-        """Digest of the data folder and everything else that the dataset depends on."""
-        from pipeline.data.build import inputs_digest
-
-        return inputs_digest(self.config.data)
-
-    @cached_property
-    def run(self) -> Run:
-        settings = self.config.model_dump(
-            mode="json", exclude={"output_dir", "cache_dir", "models_dir", "gate", "runtime"}
-        )
-        code = code_digest("data", "bases", "training", "export", "validation")
-        identity = files.sha256_json([settings, self.inputs, code, versions(), self.threads])
-        run = Run(self.config.output_dir / f"{self.config.preset}-{identity[:10]}")
-        run.folder.mkdir(parents=True, exist_ok=True)
-        return run
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a finished run hands to the user."""
-
-    model: Path
-    mmproj: Path | None
-    mmproj_reason: str
-    metadata: dict[str, Any]
+from pipeline.artifacts import BaseModel, Dataset, LlamaCpp
+from pipeline.journey import (
+    Journey,
+    Outcome,
+    code_digest,
+    exclusive,
+    llama_identity,
+    machine_facts,
+    split_digest,
+    staged,
+    summarise,
+    timed,
+    versions,
+)
+from pipeline.progress import Stage
 
 
 def train(journey: Journey) -> Outcome:
@@ -106,7 +67,7 @@ def data(journey: Journey) -> Dataset:
         return {"digest": made.digest, "conversations": report["splits"]}
 
     outputs = ("data/dataset.jsonl", "data/split.json", "data/report.json")
-    facts = _stage(journey, "data", key, outputs, work, str(journey.config.data.folder))
+    facts = staged(journey, "data", key, outputs, work, str(journey.config.data.folder))
     return Dataset(run.data / "dataset.jsonl", run.data / "report.json", facts["digest"])
 
 
@@ -114,12 +75,13 @@ def fetch_base(journey: Journey) -> BaseModel:
     """The base checkpoint, verified; `auto` is resolved here and the reason is said."""
     from pipeline.bases import catalog, fetch
 
-    name = journey.config.base
-    with _timed(journey, "base", name) as stage:
+    config = journey.config
+    with timed(journey, "base", config.base) as stage:
+        name = config.base
         if name == "auto":
-            name, reason = catalog.choose_default()
+            name, reason = catalog.choose_default(catalog.with_reach(machine_facts()))
             stage.note(f"base {name}: {reason}")
-        base = fetch.ensure(name, journey.config.cache_dir, stage)
+        base = fetch.ensure(name, config.cache_dir, stage, config.accept_licences)
         stage.summary = f"{base.name}, {base.licence}"
     return base
 
@@ -134,7 +96,7 @@ def require_disk(journey: Journey, base: BaseModel) -> None:
 def build_llama(journey: Journey) -> LlamaCpp:
     from pipeline.environment import llama_cpp
 
-    with _timed(journey, "llama.cpp", "") as stage:
+    with timed(journey, "llama.cpp", "") as stage:
         llama = llama_cpp.ensure(journey.config.cache_dir, stage, journey.llama_source)
         stage.summary = f"commit {llama.commit[:10]}"
     return llama
@@ -143,12 +105,12 @@ def build_llama(journey: Journey) -> LlamaCpp:
 def preflight(journey: Journey, base: BaseModel, llama: LlamaCpp) -> Path:
     """Take the untuned base through conversion and quantisation: proof that the road exists, and the baseline."""
     kind = journey.config.export.quantization
-    identity = files.sha256_json([base.digest, _identity(llama), kind, code_digest("export")])[:12]
+    identity = files.sha256_json([base.digest, llama_identity(llama), kind, code_digest("export")])[:12]
     path = journey.config.cache_dir / "baselines" / f"{base.name}-{kind}-{identity}.gguf"
     if path.is_file():
         journey.reporter.skipped("preflight", "this base has gone through this llama.cpp before")
         return path
-    with _timed(journey, "preflight", "the untuned base through conversion and quantisation") as stage:
+    with timed(journey, "preflight", "the untuned base through conversion and quantisation") as stage:
         from pipeline.export.convert import convert
         from pipeline.export.quantize import quantize
 
@@ -188,7 +150,7 @@ def train_adapter(journey: Journey, dataset: Dataset, base: BaseModel) -> None:
         "training/adapter/adapter_config.json",
         "training/metrics.jsonl",
     )
-    _stage(journey, "training", key, outputs, work, f"{base.name}, LoRA rank {config.lora.rank}")
+    staged(journey, "training", key, outputs, work, f"{base.name}, LoRA rank {config.lora.rank}")
 
 
 def export(journey: Journey, dataset: Dataset, base: BaseModel, llama: LlamaCpp) -> None:
@@ -200,7 +162,7 @@ def export(journey: Journey, dataset: Dataset, base: BaseModel, llama: LlamaCpp)
             config.max_size_gb,
             adapter,
             base.digest,
-            _identity(llama),
+            llama_identity(llama),
             run.run_id,
             code_digest("export"),
         ]
@@ -214,7 +176,7 @@ def export(journey: Journey, dataset: Dataset, base: BaseModel, llama: LlamaCpp)
         stage.update(0, 3, "merging")
         changed = merge(base.path, run.training / "adapter", run.export / "merged")
         stage.update(1, 3, "converting")
-        convert(run.export / "merged", run.export / "model-f16.gguf", llama, gguf_metadata(journey, base, dataset))
+        convert(run.export / "merged", run.export / "model-f16.gguf", llama, shipping.gguf_metadata(run, base, dataset))
         stage.update(2, 3, "quantising")
         out = run.export / f"model-{config.quantization}.gguf"
         quantize(
@@ -226,7 +188,7 @@ def export(journey: Journey, dataset: Dataset, base: BaseModel, llama: LlamaCpp)
         return {"sha256": files.sha256_file(out), "bytes": out.stat().st_size, "tensors_merged": changed}
 
     outputs = ("export/model-f16.gguf", f"export/model-{config.quantization}.gguf")
-    _stage(journey, "export", key, outputs, work, f"merge, convert, quantise to {config.quantization}")
+    staged(journey, "export", key, outputs, work, f"merge, convert, quantise to {config.quantization}")
 
 
 def prove(journey: Journey, dataset: Dataset, base: BaseModel, llama: LlamaCpp) -> None:
@@ -254,7 +216,7 @@ def prove(journey: Journey, dataset: Dataset, base: BaseModel, llama: LlamaCpp) 
         from pipeline.export.merge import merge
 
         merge(base.path, run.training / "adapter", run.export / "merged")
-    _stage(journey, "parity", key, ("export/parity.json",), work, "the file against the trained model")
+    staged(journey, "parity", key, ("export/parity.json",), work, "the file against the trained model")
 
 
 def validate(journey: Journey, dataset: Dataset, baseline: Path, llama: LlamaCpp) -> dict[str, Any]:
@@ -265,7 +227,7 @@ def validate(journey: Journey, dataset: Dataset, baseline: Path, llama: LlamaCpp
     rival, rival_digest = shipping.rival(journey.config.models_dir, run)
     code = code_digest("validation", "data/tools.py", "game.py", "llama_server.py", "integration/grammar.py")
     test = split_digest(dataset, ("test",))
-    key = files.sha256_json([proven, baseline.name, rival_digest, settings, test, _identity(llama), code])
+    key = files.sha256_json([proven, baseline.name, rival_digest, settings, test, llama_identity(llama), code])
 
     def work(stage: Stage) -> dict[str, Any]:
         from pipeline.data.dataset import read_conversations
@@ -293,7 +255,7 @@ def validate(journey: Journey, dataset: Dataset, baseline: Path, llama: LlamaCpp
             "promoted_sha256": rival_digest,
         }
 
-    _stage(
+    staged(
         journey,
         "validation",
         key,
@@ -318,7 +280,7 @@ def report(journey: Journey, base: BaseModel, result: dict[str, Any]) -> None:
         stage.summary = str(run.validation / "report.html")
         return {"reasons": reasons}
 
-    _stage(journey, "report", key, shipping.REPORT, work, "a page for people")
+    staged(journey, "report", key, shipping.REPORT, work, "a page for people")
 
 
 def promote(journey: Journey, base: BaseModel, dataset: Dataset, llama: LlamaCpp, result: dict[str, Any]) -> Outcome:
@@ -342,106 +304,4 @@ def promote(journey: Journey, base: BaseModel, dataset: Dataset, llama: LlamaCpp
     return Outcome(target, projector, reason, shelf)
 
 
-def summarise(journey: Journey, run: Run, result: dict[str, Any], outcome: Outcome) -> None:
-    note = journey.reporter.note
-    note("")
-    note(
-        f"model      {outcome.model} ({outcome.metadata['file_size_mb']} MB, sha256 {outcome.metadata['sha256'][:16]}…)"
-    )
-    for label, side in (("accuracy", result), ("untuned", result["baseline"])):
-        figure = side["tool_call_accuracy"]
-        note(
-            f"{label:<10} {figure['value']:.3f} of {figure['turns']} held-out DM turns (95 %: {figure['low']:.3f}–{figure['high']:.3f})"
-        )
-    note(f"stages     {', '.join(f'{name} {how or human_time(seconds)}' for name, seconds, how in journey.timings)}")
-    note(f"run        {run.folder}")
-    note(f"report     {run.validation / 'report.html'}")
-    if outcome.mmproj is None:
-        note(f"mmproj     none: {outcome.mmproj_reason}")
-
-
-def gguf_metadata(journey: Journey, base: BaseModel, dataset: Dataset) -> dict[str, Any]:
-    """Standard general.* keys; nothing here varies between two runs with equal inputs."""
-    return {
-        "general.name": f"custom-dnd-{base.name}",
-        "general.version": journey.run.run_id,
-        "general.finetune": "dungeon-master",
-        "general.basename": base.name,
-        "general.description": "A Dungeon Master that calls tools as [roll: perception]",
-        "general.license": base.licence,
-        "general.base_models": [{"name": base.name, "version": base.digest}],
-        "general.datasets": [{"name": "training_data", "version": dataset.digest}],
-    }
-
-
-def code_digest(*parts: str) -> str:
-    """Digest of the source of stages or files: what a stage makes depends on its code too."""
-    found: list[Path] = []
-    for part in parts:
-        path = _CODE / part
-        found += (
-            [path]
-            if path.is_file()
-            else [file for file in path.rglob("*") if file.suffix in (".py", ".yaml", ".cpp", ".css", ".js")]
-        )
-    return files.sha256_json(files.sha256_files(found, _CODE))
-
-
-def versions() -> dict[str, str]:
-    return {name: metadata.version(name) for name in _PINNED}
-
-
-def split_digest(dataset: Dataset, splits: tuple[str, ...]) -> str:
-    """Digest of one part of the dataset, so that editing a held-out scenario does not retrain."""
-    with dataset.conversations.open(encoding="utf-8") as lines:
-        return files.sha256_json([line for line in lines if json.loads(line)["split"] in splits])
-
-
-@contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Two runs in one checkout would write over each other's files: the second is told so."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise MachineError(
-                "another run is at work in this checkout",
-                where=str(folder),
-                fix="wait for it to end, or give --output-dir",
-            ) from error
-        yield
-
-
-def _identity(llama: LlamaCpp) -> list[Any]:
-    return [llama.commit, list(llama.build_flags)]
-
-
-@contextmanager
-def _timed(journey: Journey, name: str, what: str) -> Iterator[Stage]:
-    started = time.monotonic()
-    with journey.reporter.stage(name, what) as stage:
-        yield stage
-    journey.timings.append((name, time.monotonic() - started, ""))
-
-
-def _stage(
-    journey: Journey, name: str, key: str, outputs: tuple[str, ...], work: Callable[[Stage], dict[str, Any]], what: str
-) -> dict[str, Any]:
-    """Do a stage unless it is proven done here or in another run; returns its facts."""
-    run = journey.run
-    record = run.finished(name, key)
-    reason = "nothing it depends on has changed"
-    if record is None:
-        record = run.adopt(name, key, journey.config.output_dir)
-        reason = "taken over from an earlier run with the same inputs"
-    if record is not None:
-        journey.reporter.skipped(name, reason)
-        journey.timings.append((name, record.seconds, "skipped"))
-        return record.facts
-    started = time.monotonic()
-    with _timed(journey, name, what) as stage:
-        facts = work(stage)
-    digests = {output: files.sha256_file(run.folder / output) for output in outputs}
-    run.record(name, StageRecord(key, digests, time.monotonic() - started, facts))
-    return facts
+__all__ = ["Journey", "Outcome", "train"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import files
-from pipeline.artifacts import BaseModel, Run
+from pipeline.artifacts import BaseModel, Dataset, Run
 from pipeline.config import Config
 from pipeline.integration import store
 
@@ -83,3 +83,17 @@ def ship(
     cactus.write(models_dir, cactus.config(model, projector))
     types.write(models_dir)
     return model, projector, metadata
+
+
+def gguf_metadata(run: Run, base: BaseModel, dataset: Dataset) -> dict[str, Any]:
+    """Standard general.* keys; nothing here varies between two runs with equal inputs."""
+    return {
+        "general.name": f"custom-dnd-{base.name}",
+        "general.version": run.run_id,
+        "general.finetune": "dungeon-master",
+        "general.basename": base.name,
+        "general.description": "A Dungeon Master that calls tools as [roll: perception]",
+        "general.license": base.licence,
+        "general.base_models": [{"name": base.name, "version": base.digest}],
+        "general.datasets": [{"name": "training_data", "version": dataset.digest}],
+    }

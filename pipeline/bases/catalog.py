@@ -1,14 +1,14 @@
 """Which base models exist, what each needs, and which one a machine gets by default.
 
 `catalog.yaml` is the list. An entry's memory needs are computed from its `shape` (memory.py), its licence and runtimes
-are looked up by name, so that nothing is stated twice. Revisions are commits that several independent public projects
+are looked up by name, so that nothing is stated twice. Revisions are commits that public projects
 pin; the hub was out of reach when they were written down. An entry without one is pinned on first use (hub.py).
 """
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -178,6 +178,16 @@ def mission_needs(facts: Facts) -> int:
 def memory_allows(facts: Facts) -> bool:
     """Whether asking the hub is worth while at all: false on every CPU."""
     return facts.device != "cpu" and facts.usable >= mission_needs(facts)
+
+
+def with_reach(facts: Facts) -> Facts:
+    """The facts with the hub asked, where its answer could matter."""
+    if not memory_allows(facts):
+        return facts
+    from pipeline.bases import hub
+
+    entry = find(MISSION)
+    return replace(facts, reach=hub.probe(entry.hub, entry.revision))
 
 
 def _obstacle(facts: Facts) -> str | None:

@@ -170,6 +170,18 @@ def models_rollback(
     print(rollback(load(preset_path("default")), version))
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench(context: typer.Context, name: Annotated[str, typer.Argument(help="A script of bench/.")]) -> None:
+    """Measure a claim: each script of bench/ prints a ratio against a peer from the same run."""
+    import runpy
+
+    scripts = {path.stem: path for path in sorted(Path("bench").glob("*.py"))}
+    if name not in scripts:
+        raise UsageError(f"there is no benchmark {name!r}", where="bench/", fix=f"use one of: {', '.join(scripts)}")
+    sys.argv = [str(scripts[name]), *context.args]
+    runpy.run_path(str(scripts[name]), run_name="__main__")
+
+
 @data.command("check")
 def data_check(
     paths: Paths = None, format_: Annotated[str, typer.Option("--format", help="text, json, github or sarif.")] = "text"

@@ -35,3 +35,17 @@ def test_every_command_is_a_verb_of_the_package():
 def test_pnpm_is_named_with_the_pinned_version(name):
     pinned = PACKAGE["packageManager"].split("+")[0]
     assert set(re.findall(r"pnpm@[\d.]+", (ROOT / name).read_text(encoding="utf-8"))) == {pinned}
+
+
+def test_every_verb_of_the_package_is_a_command():
+    from typer.main import get_command
+
+    from pipeline.cli import app
+
+    known = get_command(app)
+    for verb, command in PACKAGE["scripts"].items():
+        script, *words = command.split()[1:]
+        assert (ROOT / script).is_file(), verb
+        if script.endswith("run.js"):
+            assert words[0] in known.commands, verb
+            assert len(words) == 1 or words[1] in known.commands[words[0]].commands, verb

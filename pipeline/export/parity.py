@@ -7,6 +7,7 @@ agreement at the positions where the Dungeon Master speaks).
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 from collections.abc import Iterable
@@ -166,7 +167,8 @@ def llama_logits(
     request = reply.with_suffix(".request")
     np.asarray(values, dtype="<i4").tofile(request)
     command = [str(llama.tool("dm-logits")), str(gguf), str(request), str(reply), str(threads), kv]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = os.environ | {"OMP_WAIT_POLICY": "passive"}  # on busy cores, threads that spin cost a multiple
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         words = done.stderr.strip().splitlines()
         raise ExportError(

@@ -1,0 +1,135 @@
+"""`--quant auto`: the smallest file that is not worse, by measurement.
+
+Candidates are tried from the smallest. One is taken when its numbers stay near those of the f16 file (KL divergence and
+top-1 agreement within the parity bounds) and the Dungeon Master's turns it plays are not worse: scored turn by turn
+against the f16 file's, no more than `margin` lower on average and not significantly lower by a paired bootstrap.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import files
+from pipeline.artifacts import LlamaCpp
+from pipeline.config import ParityConfig
+from pipeline.errors import ExportError
+from pipeline.export import parity
+from pipeline.export.quantize import KINDS, predict_sizes, quantize, too_large
+
+Score = Callable[[Path], Sequence[float]]  # a model file → 0…1 for each held-out turn, always in the same order
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of the turn-by-turn differences to the reference, with its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """`difference` is None where nothing scores turns; `verdict` says why it was taken or not."""
+
+    kind: str
+    bytes: int
+    mean_kl: float | None
+    top1: float | None
+    difference: Difference | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    kind: str
+    path: Path
+    candidates: list[Candidate]
+
+    def report(self) -> dict[str, Any]:
+        return {"chosen": self.kind, "candidates": [asdict(candidate) for candidate in self.candidates]}
+
+
+def choose(
+    f16: Path,
+    folder: Path,
+    sequences: list[parity.Sequence],
+    llama: LlamaCpp,
+    bounds: ParityConfig,
+    *,
+    threads: int,
+    max_bytes: float,
+    margin: float,
+    seed: int,
+    score: Score | None = None,
+    imatrix: Path | None = None,
+) -> Choice:
+    """Quantise into `folder`, smallest first, until a file is not worse; the others are removed.
+
+    Raises ExportError when no candidate fits `max_bytes`, or when every one that fits is worse.
+    """
+    sizes = predict_sizes(f16, llama)
+    fitting = [kind for kind in KINDS if sizes[kind] <= max_bytes]
+    if not fitting:
+        raise too_large(KINDS[0], sizes[KINDS[0]], max_bytes, sizes)
+    tried: list[Candidate] = []
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        exact = parity.llama_logits(f16, sequences, llama, threads, "f16", Path(work) / "f16")
+        wanted = list(score(f16)) if score else None
+        for kind in fitting:
+            path = folder / f"model-{kind}.gguf"
+            quantize(f16, path, kind, llama, threads, max_bytes, imatrix)
+            shipped = parity.llama_logits(path, sequences, llama, threads, "f16", Path(work) / kind)
+            near = parity.compare(exact, shipped, sequences)
+            within = near.mean_kl <= bounds.quant_mean_kl and near.top1 >= bounds.quant_top1
+            difference = paired_difference(wanted, list(score(path)), seed) if within and score and wanted else None
+            verdict = _verdict(within, difference, margin)
+            tried.append(Candidate(kind, path.stat().st_size, near.mean_kl, near.top1, difference, verdict))
+            if verdict.startswith("taken"):
+                rest = [_untried(other, sizes[other], max_bytes) for other in KINDS[len(tried) :]]
+                return Choice(kind, path, tried + rest)
+            files.remove(path)
+    raise ExportError(
+        "every quantisation that fits is worse than the f16 file: "
+        + "; ".join(f"{one.kind} {one.verdict}" for one in tried),
+        where=f"export.max_size_gb allows {files.human_size(max_bytes)}",
+        fix="raise --max-size, choose another --base, or name the one you accept with --quant",
+    )
+
+
+def paired_difference(reference: Sequence[float], other: Sequence[float], seed: int) -> Difference:
+    """Mean and 95 % bootstrap interval of `other` minus `reference`, both scored on the same turns."""
+    if len(reference) != len(other) or not reference:
+        raise ExportError(
+            f"turns cannot be paired: {len(reference)} scores for the f16 file, {len(other)} for the candidate",
+            fix="score the same held-out turns for every file",
+        )
+    differences = [b - a for a, b in zip(reference, other, strict=True)]
+    draw = random.Random(seed)  # noqa: S311  resampling, not secrecy
+    count = len(differences)
+    means = sorted(sum(draw.choices(differences, k=count)) / count for _ in range(_RESAMPLES))
+    return Difference(sum(differences) / count, means[int(0.025 * _RESAMPLES)], means[int(0.975 * _RESAMPLES) - 1])
+
+
+def _verdict(within: bool, difference: Difference | None, margin: float) -> str:
+    if not within:
+        return "strays too far from the f16 file's numbers"
+    if difference is None:
+        return "taken: near the f16 file's numbers (no turns were scored)"
+    span = f"{difference.mean:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
+    if difference.high < 0:
+        return f"plays significantly worse: {span}"
+    if difference.mean < -margin:
+        return f"plays worse by more than {margin}: {span}"
+    return f"taken: not worse, {span}"
+
+
+def _untried(kind: str, size: int, max_bytes: float) -> Candidate:
+    why = "larger than allowed" if size > max_bytes else "not tried: a smaller one is not worse"
+    return Candidate(kind, size, None, None, None, why)

@@ -221,6 +221,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Waiting threads that spin take a busy core from those that work: measured, training was seven times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         returned = app(standalone_mode=False)
         code = returned if isinstance(returned, int) else 0  # typer.Exit and Ctrl-C come back as a number

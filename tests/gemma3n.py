@@ -152,7 +152,7 @@ def multimodal(folder: Path) -> Path:
 
 
 def _towers(width: int) -> dict[str, tuple[int, ...]]:
-    """As wide at its end as the language model (llama.cpp wants it so): a MobileNetV5 of one or two blocks a stage in place of 84, every kind of block among them; no audio layers."""
+    """As wide at its end as the language model (llama.cpp wants it so): a MobileNetV5 of one or two blocks a stage in place of 84, every kind of block among them."""
     tower = "model.vision_tower.timm_model."
     shapes: dict[str, tuple[int, ...]] = {
         "conv_stem.conv.weight": (width, 3, 3, 3),
@@ -193,4 +193,9 @@ def _towers(width: int) -> dict[str, tuple[int, ...]]:
         "model.embed_vision.soft_embedding_norm.weight": (64,),
         "model.embed_vision.embedding_projection.weight": (64, 64),
     }
-    return {tower + name: shape for name, shape in shapes.items()} | embedder
+    hearing = {
+        "model.audio_tower.subsample_conv_projection.conv_0.conv.weight": (8, 1, 3, 3),
+        "model.audio_tower.conformer.0.attention.attn.q_proj.weight": (64, 64),
+        "model.embed_audio.embedding_projection.weight": (64, 64),
+    }
+    return {tower + name: shape for name, shape in shapes.items()} | embedder | hearing

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import json
+import shutil
 import struct
+import tempfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from pipeline import files
 from pipeline.artifacts import LlamaCpp
 from pipeline.errors import ExportError, ValidationError
 from pipeline.export.convert import convert
+from pipeline.export.merge import tensor_slots
 from pipeline.llama_server import LlamaServer, serve
 
 _QUESTION = "What do you see?"
@@ -32,16 +36,41 @@ def export(
             None,
             f"this checkpoint of {config.get('model_type')} holds no vision tower: its text-only form was taken",
         )
-    # f16 whatever the base: llama.cpp has no bf16 convolutions
-    convert(checkpoint, out, llama, metadata, outtype="f16", mmproj=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        # f16 whatever the base: llama.cpp has no bf16 convolutions
+        convert(_seeing(checkpoint, Path(folder)), out, llama, metadata, outtype="f16", mmproj=True)
     return out, prove(model, out, llama, threads)
 
 
 def has_vision(checkpoint: Path) -> bool:
     """Whether any tensor belongs to a vision tower."""
-    from pipeline.export.merge import tensor_slots
-
     return any("vision" in slot.name for slot in tensor_slots(checkpoint))
+
+
+def _seeing(checkpoint: Path, folder: Path) -> Path:
+    """The checkpoint without its audio tower, where it has one: llama.cpp would not use it, and it is two thirds of
+    Gemma 3n's projector file."""
+    slots = tensor_slots(checkpoint)
+    kept = [slot for slot in slots if "vision" in slot.name or "multi_modal_projector" in slot.name]
+    if not any("audio" in slot.name for slot in slots):
+        return checkpoint
+    for path in checkpoint.iterdir():
+        if path.suffix != ".safetensors" and not path.name.endswith(".safetensors.index.json"):
+            shutil.copy(path, folder / path.name)
+    header, offset = {}, 0
+    for slot in kept:
+        size = slot.end - slot.start
+        header[slot.name] = {"dtype": slot.dtype, "shape": slot.shape, "data_offsets": [offset, offset + size]}
+        offset += size
+    head = json.dumps(header).encode()
+    head += b" " * (-len(head) % 8)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        for slot in kept:
+            with slot.file.open("rb") as source:
+                source.seek(slot.start)
+                file.write(source.read(slot.end - slot.start))
+    return folder
 
 
 def prove(model: Path, projector: Path, llama: LlamaCpp, threads: int) -> str:

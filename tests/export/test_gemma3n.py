@@ -7,11 +7,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+from bench import sizes
+from pipeline.bases.memory import Shape
 from pipeline.config import LoraConfig, ParityConfig
 from pipeline.data.chat import render
 from pipeline.errors import ExportError
 from pipeline.export import mmproj, parity
 from pipeline.export.convert import convert
+from pipeline.export.gguf_file import read_head
 from pipeline.export.merge import merge, tensor_slots
 from pipeline.export.quantize import quantize
 from pipeline.export.reference import language_model
@@ -77,6 +80,21 @@ def test_merging_keeps_what_the_library_never_loads(journey):
     assert not any(word in name for name in changed for word in ("vision", "audio", "altup", "laurel", "per_layer"))
 
 
+def test_the_size_table_knows_every_tensor(journey):
+    numbers = {
+        "layers": 30,
+        "hidden": 64,
+        "intermediate": 4096,
+        "heads": 4,
+        "kv_heads": 2,
+        "head_dim": 16,
+        "vocab": 1024,
+    }
+    extra = {"per_layer_width": 256, "per_layer_vocab": 1024, "laurel_rank": 64, "altup_inputs": 4}
+    counted = dict(sizes.tensors("gemma3n", Shape(**numbers, **extra)))
+    assert {tensor.name: tensor.shape for tensor in read_head(journey / "f32.gguf").tensors} == counted
+
+
 def test_tensors_dropped_by_saving_from_memory_are_caught(journey, sequences, llama, tmp_path):
     bad = planted.copy(journey / "f32.gguf", tmp_path)
     planted.replace_text(bad, b"blk.20.attn_k.weight", b"blk.20.attn_x.weight")
@@ -111,6 +129,8 @@ def test_the_projector_is_made_only_where_there_is_a_vision_tower(journey, llama
         assert path is None and told == "tiny reads text only"
         return
     assert path == tmp_path / "mmproj.gguf" and told == "two test pictures read, 258 tokens each"
+    assert not [tensor.name for tensor in read_head(path).tensors if tensor.name.startswith("a.")]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["mmproj.gguf"]
     planted.zero(path, "mm.input_projection.weight")
     with pytest.raises(ExportError, match="the projector passes nothing on"):
         mmproj.prove(journey / "f32.gguf", path, llama, 1)

@@ -1,5 +1,6 @@
 """The proof itself is put to the test: a faithful export passes, and each planted fault is caught."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -7,6 +8,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from bench import sizes
+from pipeline.bases.memory import Shape
 from pipeline.config import ParityConfig
 from pipeline.data.chat import render
 from pipeline.errors import ExportError
@@ -76,6 +79,25 @@ def test_converting_twice_gives_the_same_bytes_without_paths(plain, tmp_path, ll
     assert content == (plain / "f16.gguf").read_bytes()
     assert str(tmp_path).encode() not in content
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.gguf", "another name"]
+
+
+def test_the_size_table_knows_every_tensor(exported):
+    """docs/bases.md counts files from these names and shapes."""
+    config = json.loads((exported / "checkpoint/config.json").read_text())
+    keys = (
+        "num_hidden_layers",
+        "hidden_size",
+        "intermediate_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+    )
+    names = ("layers", "hidden", "intermediate", "heads", "kv_heads", "head_dim")
+    shape = Shape(vocab=config["vocab_size"], **{name: config[key] for name, key in zip(names, keys, strict=True)})
+    counted = dict(sizes.tensors(sizes.NAMES[config["model_type"]], shape))
+    if not config["tie_word_embeddings"]:
+        counted["output.weight"] = counted["token_embd.weight"]
+    assert {tensor.name: tensor.shape for tensor in read_head(exported / "f16.gguf").tensors} == counted
 
 
 def wrong_rope_base(gguf):

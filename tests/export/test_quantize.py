@@ -6,7 +6,9 @@ from dataclasses import asdict
 import pytest
 from transformers import AutoTokenizer
 
+from bench import sizes
 from pipeline.artifacts import Dataset
+from pipeline.bases import catalog
 from pipeline.config import ParityConfig
 from pipeline.data.chat import render
 from pipeline.data.dataset import Conversation, to_jsonl
@@ -166,3 +168,12 @@ def test_the_bootstrap_pairs_turns():
     assert paired_difference(GOOD, WORSE, 1) == worse
     with pytest.raises(ExportError, match="cannot be paired: 200 scores"):
         paired_difference(GOOD, GOOD[:-1], 1)
+
+
+@pytest.mark.dear
+def test_the_size_table_is_exact_for_the_embedded_base(smollm2, llama, tmp_path):
+    convert(smollm2.path, tmp_path / "f16.gguf", llama, {"general.name": "SmolLM2"})
+    quantize(tmp_path / "f16.gguf", tmp_path / "Q4_K_M.gguf", "Q4_K_M", llama, 1, 1e9)
+    table = sizes.sizes_of("llama", catalog.entries()["smollm2-135m"].shape, llama)
+    assert abs(table["Q4_K_M"] - (tmp_path / "Q4_K_M.gguf").stat().st_size) < 2000
+    assert abs(table["f16"] - (tmp_path / "f16.gguf").stat().st_size) < 2000

@@ -1,6 +1,6 @@
 """Add an adapter into the base checkpoint's own tensors.
 
-The base's files are copied and only the tensors that the adapter changes are written over, at their own offsets:
+The base's files are copied piece by piece, and the tensors that the adapter changes are changed on their way, in place:
 every tensor keeps its name, order, dtype and shape, and the safetensors headers stay byte for byte the base's.
 Saving a model from memory instead would drop what the library does not instantiate (the shared-KV layers of
 Gemma 3n) and would need the whole model in memory; here the peak is one tensor and its delta.
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import safe_open
@@ -23,8 +23,9 @@ from pipeline import files
 from pipeline.errors import ExportError
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_PIECE = 1 << 23  # bytes
 _WRAPPERS = {"base_model", "model", "language_model"}
-Change = Callable[[torch.Tensor], None]  # changes the base's tensor in place
+Change = Callable[[torch.Tensor], torch.Tensor]  # the base's tensor → the new one in fp32
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,10 @@ def merge(base: Path, adapter: Path, out: Path) -> int:
         )
         files.require_free_space(out.parent, sum(path.stat().st_size for path in base.iterdir()), "the merged model")
         with files.atomic_path(out) as temporary:
-            shutil.copytree(base, temporary)
-            for slot, change in changes.items():
-                _write(temporary / slot.file.name, slot, change)
+            temporary.mkdir()
+            for path in sorted(base.iterdir()):
+                here = {slot: change for slot, change in changes.items() if slot.file == path}
+                _copy(path, temporary / path.name, here)
     return len(changes)
 
 
@@ -138,33 +140,52 @@ def _scale(adapter: Path) -> float:
     return float(config["lora_alpha"] / rank)
 
 
-def _add(weights: Any, a: str, b: str, scale: float, tensor: torch.Tensor) -> None:
-    delta = weights.get_tensor(b).float() @ weights.get_tensor(a).float()
-    tensor.copy_(delta.mul_(scale).add_(tensor))
+def _add(weights: Any, a: str, b: str, scale: float, tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float().addmm_(weights.get_tensor(b).float(), weights.get_tensor(a).float(), alpha=scale)
 
 
-def _replace(weights: Any, name: str, tensor: torch.Tensor) -> None:
-    tensor.copy_(weights.get_tensor(name))
+def _replace(weights: Any, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    trained: torch.Tensor = weights.get_tensor(name)
+    return trained.to(torch.float32, copy=True)
 
 
-def _write(path: Path, slot: Slot, change: Change) -> None:
+def _copy(source: Path, target: Path, changes: dict[Slot, Change]) -> None:
+    """Write the file once, from front to back: what no change touches is passed on in pieces."""
+    if source.is_dir():
+        shutil.copytree(source, target)
+        return
+    with source.open("rb") as old, target.open("wb") as new:
+        for slot in sorted(changes, key=lambda slot: slot.start):
+            _pass_on(old, new, slot.start - old.tell())
+            new.write(_changed(old, slot, changes[slot]))
+        _pass_on(old, new, source.stat().st_size - old.tell())
+
+
+def _pass_on(old: BinaryIO, new: BinaryIO, length: int) -> None:
+    while length > 0:
+        piece = old.read(min(length, _PIECE))
+        if not piece:
+            raise ExportError("the base changed while it was merged", where=str(old.name), fix="run again")
+        new.write(piece)
+        length -= len(piece)
+
+
+def _changed(old: BinaryIO, slot: Slot, change: Change) -> bytearray:
     if slot.dtype not in _DTYPES:
         raise ExportError(
             f"{slot.name} has dtype {slot.dtype}: a quantised base cannot take an adapter exactly",
-            where=str(path),
+            where=str(slot.file),
             fix="merge into the base in bf16, f16 or f32",
         )
-    with path.open("r+b") as file:
-        file.seek(slot.start)
-        raw = bytearray(slot.end - slot.start)
-        file.readinto(raw)
-        tensor = torch.frombuffer(raw, dtype=_DTYPES[slot.dtype]).view(slot.shape)
-        change(tensor)
-        if not torch.isfinite(tensor).all():
-            raise ExportError(
-                f"{slot.name} leaves the range of {slot.dtype} when the adapter is added",
-                where=str(path),
-                fix="train with a lower learning rate",
-            )
-        file.seek(slot.start)
-        file.write(raw)
+    raw = bytearray(slot.end - slot.start)
+    old.readinto(raw)  # type: ignore[attr-defined]
+    tensor = torch.frombuffer(raw, dtype=_DTYPES[slot.dtype]).view(slot.shape)
+    exact = change(tensor)
+    tensor.copy_(exact)
+    if not exact.abs_().amax() <= torch.finfo(tensor.dtype).max:  # NaN is caught too
+        raise ExportError(
+            f"{slot.name} leaves the range of {slot.dtype} when the adapter is added",
+            where=str(slot.file),
+            fix="train with a lower learning rate",
+        )
+    return raw

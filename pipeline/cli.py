@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -222,6 +223,7 @@ def main() -> None:
     # Waiting threads that spin take a busy core from those that work: measured, training was seven times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)  # for those who write libraries, not for those who train
     try:
         returned = app(standalone_mode=False)
         code = returned if isinstance(returned, int) else 0  # typer.Exit and Ctrl-C come back as a number

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline import files
 from pipeline.artifacts import Run
-from pipeline.config import Config
+from pipeline.config import Config, ValidationConfig
 from pipeline.errors import ValidationError
 from pipeline.integration.store import METADATA
 from pipeline.progress import Reporter
@@ -55,15 +55,16 @@ def play(config: Config, metadata: dict[str, Any], model: Path, reporter: Report
     from pipeline.validation.evaluate import held_out, measure
 
     run = Run(config.output_dir / metadata["run_id"])
+    dataset = run.data / "dataset.jsonl"
+    if not dataset.is_file():
+        raise ValidationError(
+            "the run that made this model is gone", where=str(run.folder), fix="run `pnpm run train` again"
+        )
+    as_then = ValidationConfig.model_validate(run.manifest()["config"]["validation"])
     with reporter.stage("llama.cpp") as stage:
         llama = llama_cpp.ensure(config.cache_dir, stage)
     with reporter.stage("play", "held-out turns, again") as stage:
-        dataset = run.data / "dataset.jsonl"
-        if not dataset.is_file():
-            raise ValidationError(
-                "the run that made this model is gone", where=str(run.folder), fix="run `pnpm run train` again"
-            )
-        chosen = held_out(read_conversations(dataset), config.validation.conversations)
-        result, _ = measure(model, chosen, llama, config.validation, threads, stage, "the promoted model")
+        chosen = held_out(read_conversations(dataset), as_then.conversations)
+        result, _ = measure(model, chosen, llama, as_then, threads, stage, "the promoted model")
         accuracy = result["tool_call_accuracy"]["value"]
         stage.summary = f"tool-call accuracy {accuracy:.3f}, {metadata['tool_call_accuracy']:.3f} when promoted"

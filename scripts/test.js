@@ -14,7 +14,8 @@ await exitWith(async () => {
   const steps = [
     ['llama.cpp', python, ['-m', 'pipeline', 'setup']],
     ['launcher', process.execPath, ['--test', ...files.map((name) => path.join(folder, name))]],
-    ['pipeline', python, ['-m', 'pytest', ...process.argv.slice(2)]],
+    // Files go to workers whole: what a module's fixtures export is made once.
+    ['pipeline', python, ['-m', 'pytest', '-n', 'auto', '--dist', 'loadfile', ...process.argv.slice(2)]],
   ];
   const failed = [];
   for (const [name, command, args] of steps) {

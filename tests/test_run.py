@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,6 @@ from tests import tiny
 ROOT = Path(__file__).parents[1]
 SETTINGS = {
     "threads": 1,
-    "data": {"drill_conversations": 12},
     "training": {
         "max_tokens": 4000,
         "batch_tokens": 600,
@@ -40,6 +40,19 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A slice of the real corpus: seven scenarios of each category (some are held out), one file of drills."""
+    source, folder = ROOT / "training_data", tmp_path_factory.mktemp("corpus")
+    for path in source.glob("*.yaml"):
+        shutil.copy(path, folder)
+    for category in sorted(path for path in source.iterdir() if path.is_dir()):
+        (folder / category.name).mkdir()
+        for path in sorted(category.glob("*.md"))[: 1 if category.name == "drills" else 7]:
+            shutil.copy(path, folder / category.name)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def base(tmp_path_factory, smollm2, llama):
     """A tiny Llama with the embedded base's tokenizer; llama.cpp is built by asking for it."""
     return tiny.checkpoint(tmp_path_factory.mktemp("base") / "tiny-llama", "llama", smollm2.path)
@@ -48,12 +61,13 @@ def base(tmp_path_factory, smollm2, llama):
 class Place:
     """A folder of its own for runs and models, and the command that fills it."""
 
-    def __init__(self, folder: Path, base: Path) -> None:
+    def __init__(self, folder: Path, base: Path, corpus: Path) -> None:
         self.folder = folder
         self.first = b""
         self.config = folder / "tiny.yaml"
         self.settings = json.loads(json.dumps(SETTINGS)) | {
             "base": str(base),
+            "data": {"folder": str(corpus), "drill_conversations": 12},
             "output_dir": str(folder / "runs"),
             "models_dir": str(folder / "models"),
         }
@@ -78,8 +92,8 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, base):
-    place = Place(tmp_path_factory.mktemp("finished"), base)
+def finished(tmp_path_factory, base, corpus):
+    place = Place(tmp_path_factory.mktemp("finished"), base, corpus)
     code, out, err = place.run()
     assert code == 0, err
     place.first = place.model.read_bytes()
@@ -127,8 +141,8 @@ def test_another_quantisation_keeps_the_training(finished):
     assert "✓ export" in err
 
 
-def test_killed_and_started_again_ends_in_the_same_bytes(finished, tmp_path, base):
-    place = Place(tmp_path, base)
+def test_killed_and_started_again_ends_in_the_same_bytes(finished, tmp_path, base, corpus):
+    place = Place(tmp_path, base, corpus)
     killed = 0
     for pattern in ("runs/*/training/checkpoints/checkpoint-*", "runs/*/export/*"):
         process = place.start()
@@ -145,8 +159,8 @@ def test_killed_and_started_again_ends_in_the_same_bytes(finished, tmp_path, bas
     assert not list(tmp_path.glob("models/.*.tmp"))
 
 
-def test_ctrl_c_exits_130_and_says_how_to_go_on(tmp_path, base):
-    place = Place(tmp_path, base)
+def test_ctrl_c_exits_130_and_says_how_to_go_on(tmp_path, base, corpus):
+    place = Place(tmp_path, base, corpus)
     process = place.start()
     while process.poll() is None and not list(tmp_path.glob("runs/*/training/metrics.jsonl")):
         time.sleep(0.05)
@@ -156,10 +170,10 @@ def test_ctrl_c_exits_130_and_says_how_to_go_on(tmp_path, base):
     assert err.strip().splitlines()[-1].startswith("interrupted: ")
 
 
-def test_a_refused_model_leaves_the_shelf_alone(finished, base):
+def test_a_refused_model_leaves_the_shelf_alone(finished, base, corpus):
     place, _, _ = finished
     before = {path.name: path.read_bytes() for path in (place.folder / "models").iterdir() if path.is_file()}
-    strict = Place(place.folder, base)
+    strict = Place(place.folder, base, corpus)
     strict.settings["gate"] = {"enabled": True, "min_tool_call_accuracy": 1.0}
     code, out, err = strict.run()
     assert code == 3
@@ -179,8 +193,8 @@ def test_json_output_is_json_only_and_ends_with_the_result(finished):
     )
 
 
-def test_faulty_data_is_explained_before_anything_else(tmp_path, base):
-    place = Place(tmp_path, base)
+def test_faulty_data_is_explained_before_anything_else(tmp_path, base, corpus):
+    place = Place(tmp_path, base, corpus)
     (tmp_path / "data" / "combat").mkdir(parents=True)
     (tmp_path / "data" / "combat" / "broken.md").write_text(
         "# SYSTEM\nRole: Dungeon Master\n\n# CONVERSATION\n## User\nHi\n"
@@ -192,16 +206,16 @@ def test_faulty_data_is_explained_before_anything_else(tmp_path, base):
     assert not (tmp_path / "models").exists()
 
 
-def test_an_empty_data_folder_is_explained(tmp_path, base):
-    place = Place(tmp_path, base)
+def test_an_empty_data_folder_is_explained(tmp_path, base, corpus):
+    place = Place(tmp_path, base, corpus)
     (tmp_path / "data").mkdir()
     place.settings["data"]["folder"] = str(tmp_path / "data")
     code, _, err = place.run()
     assert code == 1 and str(tmp_path / "data") in err
 
 
-def test_two_runs_at_once_are_told_apart(tmp_path, base):
-    place = Place(tmp_path, base)
+def test_two_runs_at_once_are_told_apart(tmp_path, base, corpus):
+    place = Place(tmp_path, base, corpus)
     first = place.start()
     while not (tmp_path / "runs" / ".lock").exists():
         time.sleep(0.02)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +13,7 @@ import torch
 
 from pipeline import files
 from pipeline.errors import ExportError
+from pipeline.export.merge import tensor_slots
 
 # A multimodal checkpoint names its language model's tensors after the whole; the text-only class leaves that out.
 _TEXT_NAMES = {
@@ -18,6 +21,8 @@ _TEXT_NAMES = {
     r"^language_model\.model\.": "model.",
     r"^language_model\.lm_head\.": "lm_head.",
 }
+
+_TOWERS = re.compile(r"vision|audio|multi_modal_projector")
 
 
 class Compared(Protocol):
@@ -63,12 +68,11 @@ def language_model(checkpoint: Path) -> Any:
 
 
 def require_memory(checkpoint: Path) -> None:
-    """Raise ExportError unless the checkpoint fits into memory in fp32."""
+    """Raise ExportError unless the checkpoint's language model fits into memory in fp32."""
     import psutil
 
-    config = files.read_json(checkpoint / "config.json")
-    stored = sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
-    needed = stored * (1 if config.get("dtype", config.get("torch_dtype")) == "float32" else 2)
+    spoken = [slot for slot in tensor_slots(checkpoint) if not _TOWERS.search(slot.name)]
+    needed = 4 * sum(math.prod(slot.shape) for slot in spoken)
     free = psutil.virtual_memory().available
     if needed > free:
         raise ExportError(

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from pipeline.export import parity
 from pipeline.export.convert import check, convert
 from pipeline.export.gguf_file import read_head
 from pipeline.export.quantize import quantize
+from pipeline.export.reference import require_memory
 from pipeline.llama_server import serve
 from tests import tiny
 from tests.export import planted
@@ -198,6 +200,12 @@ def test_the_report_names_the_first_other_choice(sequences):
     assert sum(found.histogram) == rows
     with pytest.raises(ExportError, match="first other choice: tests/door, token"):
         parity.require("a", "b", found, 1e-9, 1.0)
+
+
+def test_too_little_memory_is_told_before_the_model_is_loaded(plain, monkeypatch):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1_000_000))
+    with pytest.raises(ExportError, match=r"needs 12\.9 MB of memory .* 1\.0 MB are free"):
+        require_memory(plain / "checkpoint")
 
 
 def test_nan_never_passes(sequences):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
@@ -168,6 +169,10 @@ def test_the_bootstrap_pairs_turns():
     assert paired_difference(GOOD, WORSE, 1) == worse
     with pytest.raises(ExportError, match="cannot be paired: 200 scores"):
         paired_difference(GOOD, GOOD[:-1], 1)
+
+
+def test_the_table_in_the_docs_is_what_the_script_prints(llama):
+    assert sizes.table(llama) in (Path(__file__).parents[2] / "docs" / "bases.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.dear

@@ -34,9 +34,10 @@ def test_imports_follow_the_arrows(path):
     for module in imports(path):
         target = room(module)
         if own in STAGES and target in STAGES and target != own:
-            assert any(module == shared or module.startswith(shared + ".") for shared in FORMAT) or module == "pipeline.data", (
-                f"{own} imports {module}"
-            )
+            assert (
+                any(module == shared or module.startswith(shared + ".") for shared in FORMAT)
+                or module == "pipeline.data"
+            ), f"{own} imports {module}"
         if own in STAGES | GROUND:
             assert target not in {"cli", "run", "__main__", "revalidate"}, f"{own} imports {module}"
         if own in GROUND:
@@ -77,6 +78,8 @@ def test_help_and_a_config_typo_need_no_heavy_library():
             continue
         seen.add(path)
         for module in top_level(path):
-            assert module.split(".")[0] not in {"torch", "transformers", "numpy", "trl", "peft", "matplotlib"}, f"{path} imports {module}"
+            assert module.split(".")[0] not in {"torch", "transformers", "numpy", "trl", "peft", "matplotlib"}, (
+                f"{path} imports {module}"
+            )
             if module.startswith("pipeline"):
                 waiting.append(PIPELINE.parent / (module.replace(".", "/") + ".py"))

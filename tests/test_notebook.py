@@ -24,9 +24,21 @@ def test_every_stage_of_the_command_has_its_cell_in_order():
         node.func.attr
         for source in CODE
         for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and getattr(node.func.value, "id", "") == "run"
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and getattr(node.func.value, "id", "") == "run"
     ]
-    wanted = ["data", "fetch_base", "build_llama", "preflight", "train_adapter", "export", "prove", "validate", "promote"]
+    wanted = [
+        "data",
+        "fetch_base",
+        "build_llama",
+        "preflight",
+        "train_adapter",
+        "export",
+        "prove",
+        "validate",
+        "promote",
+    ]
     assert [name for name in called if name in wanted] == wanted
     assert all(hasattr(journey, name) for name in called)
 

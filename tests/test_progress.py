@@ -24,7 +24,13 @@ def test_json_is_one_object_a_line_on_stdout(capsys):
     reporter.result([], modelPath="./a.gguf", mmprojPath=None)
     out, err = capsys.readouterr()
     events = [json.loads(line) for line in out.splitlines()]
-    assert [event["event"] for event in events] == ["stage_started", "progress", "stage_finished", "stage_skipped", "result"]
+    assert [event["event"] for event in events] == [
+        "stage_started",
+        "progress",
+        "stage_finished",
+        "stage_skipped",
+        "result",
+    ]
     assert events[1]["tokens_per_second"] == 512.0
     assert err == ""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -142,15 +140,7 @@ class Run:
             if record is None:
                 continue
             for name in record.outputs:
-                _link(neighbour.folder / name, self.folder / name)
+                files.link_or_copy(neighbour.folder / name, self.folder / name)
             self.record(stage, record)
             return record
         return None
-
-
-def _link(source: Path, target: Path) -> None:
-    with files.atomic_path(target) as temporary:
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copy2(source, temporary)

@@ -77,6 +77,15 @@ def sha256_files(paths: Iterable[Path], root: Path) -> dict[str, str]:
     return {str(path.relative_to(root)): sha256_file(path) for path in sorted(paths)}
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Hard link where the disk allows it: no second copy is paid for, and a link is never half written."""
+    with atomic_path(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copy2(source, temporary)
+
+
 def remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,8 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import files
-from pipeline.artifacts import Dataset, LlamaCpp, Run, StageRecord
+from pipeline import __version__, files
+from pipeline.artifacts import BaseModel, Dataset, LlamaCpp, Run, StageRecord
 from pipeline.config import Config
 from pipeline.errors import MachineError
 from pipeline.progress import Reporter, Stage, human_time
@@ -140,6 +141,22 @@ def exclusive(folder: Path) -> Iterator[None]:
                 fix="wait for it to end, or give --output-dir",
             ) from error
         yield
+
+
+def close_manifest(journey: Journey, base: BaseModel, llama: LlamaCpp, promoted: dict[str, str]) -> None:
+    """Write down what the run rests on; an unchanged manifest is left as it is."""
+    run = journey.run
+    manifest = run.manifest() | {
+        "config": journey.config.model_dump(mode="json"),
+        "inputs": {"data": journey.inputs, "base": {"name": base.name, "digest": base.digest, "origin": base.origin}},
+        "llama_cpp": {"commit": llama.commit, "build_flags": list(llama.build_flags)},
+        "versions": versions() | {"dm-forge": __version__, "python": platform.python_version()},
+        "host": {"system": platform.system(), "machine": platform.machine(), "threads": journey.threads},
+        "promoted": promoted,
+        "exit": 0,
+    }
+    if manifest != run.manifest():
+        run.write_manifest(manifest)
 
 
 def machine_facts() -> Facts:

@@ -10,15 +10,15 @@ imported inside the stage that needs them, so that a run with nothing to do ends
 
 from __future__ import annotations
 
-import platform
 from pathlib import Path
 from typing import Any
 
-from pipeline import __version__, files, shipping
+from pipeline import files, shipping
 from pipeline.artifacts import BaseModel, Dataset, LlamaCpp
 from pipeline.journey import (
     Journey,
     Outcome,
+    close_manifest,
     code_digest,
     exclusive,
     llama_identity,
@@ -288,18 +288,7 @@ def promote(journey: Journey, base: BaseModel, dataset: Dataset, llama: LlamaCpp
     run, quantisation = journey.run, journey.config.export.quantization
     shipping.require_gate(run, journey.config, result)
     target, projector, shelf = shipping.ship(run, base, quantisation, result, journey.config.models_dir)
-    manifest = run.manifest()
-    manifest |= {
-        "config": journey.config.model_dump(mode="json"),
-        "inputs": {"data": journey.inputs, "base": {"name": base.name, "digest": base.digest, "origin": base.origin}},
-        "llama_cpp": {"commit": llama.commit, "build_flags": list(llama.build_flags)},
-        "versions": versions() | {"dm-forge": __version__, "python": platform.python_version()},
-        "host": {"system": platform.system(), "machine": platform.machine(), "threads": journey.threads},
-        "promoted": {str(target): shelf["sha256"]},
-        "exit": 0,
-    }
-    if manifest != run.manifest():
-        run.write_manifest(manifest)
+    close_manifest(journey, base, llama, {str(target): shelf["sha256"]})
     reason = f"{base.name} reads text only" if not base.multimodal else "the projector was not exported"
     return Outcome(target, projector, reason, shelf)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -58,9 +56,9 @@ def promote(
     if before and before["sha256"] != metadata["sha256"]:
         _keep(models_dir, before)
     target, projector = _names(models_dir, f"custom-dnd-{base}")
-    _place(model, target)
+    files.link_or_copy(model, target)
     if mmproj:
-        _place(mmproj, projector)
+        files.link_or_copy(mmproj, projector)
     else:
         projector.unlink(missing_ok=True)
     files.write_json(models_dir / METADATA, metadata)
@@ -122,7 +120,7 @@ def _keep(models_dir: Path, metadata: dict[str, Any]) -> None:
     folder = models_dir / VERSIONS / metadata["sha256"][:_SHORT]
     for path in _names(models_dir, metadata["model_name"]):
         if path.is_file():
-            _place(path, folder / path.name)
+            files.link_or_copy(path, folder / path.name)
     files.write_json(folder / METADATA, metadata)
     for old in versions(models_dir)[_KEPT:]:
         files.remove(models_dir / VERSIONS / old["sha256"][:_SHORT])
@@ -134,12 +132,3 @@ def _is_called(metadata: dict[str, Any], version: str) -> bool:
 
 def _names(folder: Path, name: str) -> tuple[Path, Path]:
     return folder / f"{name}.gguf", folder / f"{name}-mmproj.gguf"
-
-
-def _place(source: Path, target: Path) -> None:
-    """Hard link where the disk allows it: a promoted model costs no second copy, and a link is never half written."""
-    with files.atomic_path(target) as temporary:
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)

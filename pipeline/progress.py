@@ -37,12 +37,13 @@ class Stage:
         self._task = task
         self._last_line = 0.0
         self._first: tuple[float, float] | None = None
+        self._unit = ""
 
     def update(self, done: float, total: float, unit: str = "step", **metrics: float | str) -> None:
         """Say how far the stage is, with metrics such as loss=2.31 or tokens_per_second=512."""
         now = time.monotonic()
-        if self._first is None:
-            self._first = (now, done)
+        if self._first is None or unit != self._unit:  # another part of the stage has another pace
+            self._first, self._unit = (now, done), unit
         left = self._time_left(now, done, total)
         self._reporter._show_update(self, now, done, total, unit, left, metrics)
 

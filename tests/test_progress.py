@@ -43,3 +43,14 @@ def test_a_failed_stage_is_not_called_finished(capsys):
 
 def test_times_read_as_people_say_them():
     assert [human_time(seconds) for seconds in (3.21, 42, 75, 7260)] == ["3.2 s", "42 s", "1 min 15 s", "2 h 01 min"]
+
+
+def test_each_part_of_a_stage_has_its_own_pace(capsys, monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr("pipeline.progress.time.monotonic", lambda: clock[0])
+    with Reporter("json").stage("validation") as stage:
+        for done, unit in ((0, "model"), (100, "model"), (0, "base"), (50, "base")):
+            stage.update(done, 100, unit)
+            clock[0] += 100 if unit == "model" else 10
+    left = [json.loads(line)["seconds_left"] for line in capsys.readouterr().out.splitlines() if '"progress"' in line]
+    assert left == [None, 0.0, None, 10.0]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from pipeline.data.dataset import Conversation
 
+_RESULT = "<TOOLCALL>"
 _LONG = 60  # characters: a shorter pair ("I wait." "You wait.") may meet by chance
 
 
@@ -32,10 +33,12 @@ def leaks(conversations: Sequence[Conversation]) -> list[str]:
 
 
 def _exchanges(conversation: Conversation) -> list[tuple[str, str]]:
+    """What players say and what is answered. Answers to a TOOLCALL are left out: in drills they come from a list that
+    serves a whole section, on both sides of the split, and dice fall alike by chance."""
     messages = conversation.messages
     pairs = [
         (messages[at - 1]["content"], message["content"])
         for at, message in enumerate(messages)
-        if message["role"] == "assistant" and at
+        if message["role"] == "assistant" and at and not messages[at - 1]["content"].startswith(_RESULT)
     ]
     return [(player, reply) for player, reply in pairs if len(player) + len(reply) >= _LONG]

@@ -19,7 +19,8 @@ def revalidate(config: Config, reporter: Reporter, threads: int) -> None:
         from pipeline.data.check import load_corpus
 
         corpus = load_corpus(config.data.folder)
-        stage.summary = f"{len(corpus.scenarios)} scenarios and {len(corpus.drills)} drill lines without errors"
+        lines = sum(len(section.drills) for file in corpus.drills for section in file.sections)
+        stage.summary = f"{len(corpus.scenarios)} scenarios and {lines} drill lines without errors"
     metadata = newest_model(config.models_dir)
     model = config.models_dir / f"{metadata['model_name']}.gguf"
     with reporter.stage("bytes", str(model)) as stage:

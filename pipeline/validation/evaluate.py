@@ -11,12 +11,12 @@ from typing import Any
 
 from pipeline import files
 from pipeline.artifacts import LlamaCpp
-from pipeline.config import GateConfig, ValidationConfig
+from pipeline.config import ValidationConfig
 from pipeline.data.dataset import Conversation
 from pipeline.errors import DataError
 from pipeline.llama_server import LlamaServer, serve
 from pipeline.progress import Stage
-from pipeline.validation import games, gate, phone
+from pipeline.validation import games, phone
 from pipeline.validation.figures import COMPARED, compare, figures
 from pipeline.validation.leaks import leaks
 from pipeline.validation.perplexity import perplexity, scored
@@ -130,11 +130,6 @@ def validate(
     files.write_text(out / "generations.jsonl", lines)
     files.write_json(out / "validation.json", result)
     return result
-
-
-def require_gate(result: dict[str, Any], settings: GateConfig, run: Path) -> None:
-    """The gate on the figures alone; see `gate.require` for size, memory and parity."""
-    gate.require(result, settings, run)
 
 
 def _free_games(

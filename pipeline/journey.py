@@ -53,7 +53,7 @@ class Journey:
         settings = self.config.model_dump(
             mode="json", exclude={"output_dir", "cache_dir", "models_dir", "gate", "runtime", "accept_licences"}
         )
-        code = code_digest("data", "bases", "training", "export", "validation")
+        code = code_digest("data", "bases", "training", "export", "validation", "gguf_file.py")
         identity = files.sha256_json([settings, self.inputs, code, versions(), self.threads])
         run = Run(self.config.output_dir / f"{self.config.preset}-{identity[:10]}")
         run.folder.mkdir(parents=True, exist_ok=True)

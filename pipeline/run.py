@@ -105,7 +105,7 @@ def build_llama(journey: Journey) -> LlamaCpp:
 def preflight(journey: Journey, base: BaseModel, llama: LlamaCpp) -> Path:
     """Take the untuned base through conversion and quantisation: proof that the road exists, and the baseline."""
     kind = journey.config.export.quantization
-    identity = files.sha256_json([base.digest, llama_identity(llama), kind, code_digest("export")])[:12]
+    identity = files.sha256_json([base.digest, llama_identity(llama), kind, code_digest("export", "gguf_file.py")])[:12]
     path = journey.config.cache_dir / "baselines" / f"{base.name}-{kind}-{identity}.gguf"
     if path.is_file():
         journey.reporter.skipped("preflight", "this base has gone through this llama.cpp before")
@@ -164,7 +164,7 @@ def export(journey: Journey, dataset: Dataset, base: BaseModel, llama: LlamaCpp)
             base.digest,
             llama_identity(llama),
             run.run_id,
-            code_digest("export"),
+            code_digest("export", "gguf_file.py"),
         ]
     )
 
@@ -196,7 +196,9 @@ def prove(journey: Journey, dataset: Dataset, base: BaseModel, llama: LlamaCpp) 
     run, config = journey.run, journey.config.export
     exported = run.manifest()["stages"]["export"]["outputs"]
     bounds = config.parity.model_dump(mode="json")
-    key = files.sha256_json([exported, bounds, split_digest(dataset, ("test",)), code_digest("export", "data/chat.py")])
+    key = files.sha256_json(
+        [exported, bounds, split_digest(dataset, ("test",)), code_digest("export", "gguf_file.py", "data/chat.py")]
+    )
 
     def work(stage: Stage) -> dict[str, Any]:
         from pipeline.export import parity

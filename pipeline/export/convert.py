@@ -13,7 +13,7 @@ from typing import Any
 from pipeline import files
 from pipeline.artifacts import LlamaCpp
 from pipeline.errors import ExportError
-from pipeline.export.gguf_file import read_head
+from pipeline.gguf_file import read_head
 
 # Activations of Gemma leave the range of fp16; its weights are kept in the precision they were published in.
 _BF16_FAMILIES = ("gemma",)

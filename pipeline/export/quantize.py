@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline import files
 from pipeline.artifacts import LlamaCpp
 from pipeline.errors import ExportError
-from pipeline.export.gguf_file import read_head
+from pipeline.gguf_file import read_head
 
 KINDS = ("Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")  # from the smallest file to the largest
 # Values in a block and bytes of a block, of the types that these kinds are mixed from (ggml.h).

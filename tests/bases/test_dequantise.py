@@ -7,7 +7,7 @@ from pipeline import files
 from pipeline.bases import tokenizer_files
 from pipeline.bases.dequantise import dequantise
 from pipeline.bases.gguf_file import GgufFile
-from pipeline.errors import BaseModelError
+from pipeline.errors import BaseModelError, PipelineError
 from tests.bases import small
 
 TALK = [
@@ -125,7 +125,7 @@ def test_a_file_that_is_no_gguf_is_named(tmp_path):
     for content in (b"not a model at all", b"GGUF" + b"\3\0\0\0" + b"\xff" * 40, b"GGUF\3\0\0\0\1"):
         path = tmp_path / "bad.gguf"
         path.write_bytes(content)
-        with pytest.raises(BaseModelError, match="no readable GGUF"):
+        with pytest.raises(PipelineError, match="no readable GGUF"):
             GgufFile(path)
 
 

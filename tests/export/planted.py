@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from pipeline.export.gguf_file import read_head
+from pipeline.gguf_file import read_head
 
 
 def copy(gguf: Path, folder: Path) -> Path:

@@ -14,10 +14,10 @@ from pipeline.data.chat import render
 from pipeline.errors import ExportError
 from pipeline.export import mmproj, parity
 from pipeline.export.convert import convert
-from pipeline.export.gguf_file import read_head
 from pipeline.export.merge import merge, tensor_slots
 from pipeline.export.quantize import quantize
 from pipeline.export.reference import language_model
+from pipeline.gguf_file import read_head
 from pipeline.training import adapter as lora
 from tests import gemma3n
 from tests.export import planted

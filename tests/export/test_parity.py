@@ -16,9 +16,9 @@ from pipeline.data.chat import render
 from pipeline.errors import ExportError
 from pipeline.export import parity
 from pipeline.export.convert import check, convert
-from pipeline.export.gguf_file import read_head
 from pipeline.export.quantize import quantize
 from pipeline.export.reference import require_memory
+from pipeline.gguf_file import read_head
 from pipeline.llama_server import serve
 from tests import tiny
 from tests.export import planted

@@ -17,8 +17,8 @@ from pipeline.errors import ExportError
 from pipeline.export import importance, parity
 from pipeline.export.choose import choose, paired_difference
 from pipeline.export.convert import convert
-from pipeline.export.gguf_file import read_head
 from pipeline.export.quantize import KINDS, predict_sizes, quantize
+from pipeline.gguf_file import read_head
 from tests import tiny
 from tests.export.test_parity import MESSAGES
 

@@ -3,7 +3,7 @@
     python bench/eval.py [--conversations 2] [--tokens 48] [--gguf FILE] [--base smollm2-135m]
 
 Prints both times and their ratio (the claim: at least 5). The peer is `AutoModelForCausalLM.generate` as it comes, one
-turn after another; ours is llama-server with four slots and its prompt cache, the model's start included.
+turn after another; ours is llama-server, one for each thread, with its prompt cache, the models' start included.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from pipeline.environment import llama_cpp
 from pipeline.environment.hardware import cores
 from pipeline.export.convert import convert
 from pipeline.export.quantize import quantize
-from pipeline.llama_server import serve
 from pipeline.progress import Reporter
 from pipeline.validation.play import play, turns
+from pipeline.validation.servers import serve_apart
 
 
 def ours(gguf: Path, conversations: list[Conversation], tokens: int, threads: int, llama: object) -> tuple[float, int]:
     """Seconds and generated tokens."""
     started = time.monotonic()
-    with serve(llama, gguf, threads=threads, slots=4) as server:  # type: ignore[arg-type]
-        replies = play(server, conversations, slots=4, max_tokens=tokens)
+    with serve_apart(llama, gguf, threads=threads, most=threads, context=2048) as servers:  # type: ignore[arg-type]
+        replies = play(servers, conversations, max_tokens=tokens)
     return time.monotonic() - started, sum(reply.tokens for reply in replies)
 
 
@@ -77,7 +77,7 @@ def main() -> None:
     chosen = conversations_of([settings.data.folder], held_out_only=True)[: given.conversations]
     print(f"{sum(turns(item) for item in chosen)} turns of {len(chosen)} conversations, {threads} threads")
     seconds, made = ours(gguf, chosen, given.tokens, threads, llama)
-    print(f"llama-server, 4 slots: {seconds:.1f} s, {made / seconds:.0f} tokens/s")
+    print(f"llama-server, one a thread: {seconds:.1f} s, {made / seconds:.0f} tokens/s")
     peer, peer_made = theirs(checkpoint, chosen, given.tokens, threads)
     print(f"transformers generate: {peer:.1f} s, {peer_made / peer:.0f} tokens/s")
     print(f"ratio: {peer / seconds:.1f} in time, {(made / seconds) / (peer_made / peer):.1f} in tokens a second")

@@ -71,8 +71,8 @@ class ExportConfig(Section):
 class ValidationConfig(Section):
     conversations: int | None = Field(None, ge=1, description="held-out conversations played; all when left out")
     baseline_conversations: int | None = Field(None, ge=1, description="of them, how many the untuned base plays")
-    slots: int = Field(4, ge=1, le=64)
-    context: int = Field(2048, ge=512, description="tokens a slot may hold")
+    slots: int = Field(16, ge=1, le=64, description="conversations played at once, each by a server of its own")
+    context: int = Field(2048, ge=512, description="tokens a conversation may hold")
     max_reply_tokens: int = Field(128, ge=8)
     free_games: int = Field(2, ge=0, description="games in which the model sees its own replies; 0 plays none")
     grammar_conversations: int = Field(4, ge=0, description="conversations played once more with the grammar")

@@ -93,9 +93,9 @@ class LlamaServer:
 
 @contextmanager
 def serve(
-    llama: LlamaCpp, model: Path, *, threads: int, slots: int = 1, context: int = 2048, arguments: tuple[str, ...] = ()
+    llama: LlamaCpp, model: Path, *, threads: int, context: int = 2048, arguments: tuple[str, ...] = ()
 ) -> Iterator[LlamaServer]:
-    """Serve `model` with `slots` parallel slots of `context` tokens each; the process ends with the block."""
+    """Serve `model` with one slot of `context` tokens; the process ends with the block."""
     with tempfile.TemporaryDirectory() as folder:
         log, port = Path(folder) / "log", _free_port()
         command = [str(llama.tool("llama-server")), "--model", str(model), "--host", "127.0.0.1", "--port", str(port)]
@@ -105,9 +105,9 @@ def serve(
             "--threads-batch",
             str(threads),
             "--parallel",
-            str(slots),
+            "1",
             "--ctx-size",
-            str(context * slots),
+            str(context),
         ]
         command += ["--jinja", "--no-webui", *arguments]
         with log.open("wb") as output:

@@ -35,7 +35,7 @@ def play(
     """Answer each player's line until `lines` ends; the sampler is held to the grammar, so every call is a legal one."""
     history: list[Message] = [Message(role="system", content=system)]
     table = Table(system, seed)
-    with serve(llama, model, threads=threads, slots=1, context=MAX_TOKENS) as server:
+    with serve(llama, model, threads=threads, context=MAX_TOKENS) as server:
         for line in lines:
             said = line.strip()
             for _ in range(_CHAIN):

@@ -14,13 +14,14 @@ from pipeline.artifacts import LlamaCpp
 from pipeline.config import ValidationConfig
 from pipeline.data.dataset import Conversation
 from pipeline.errors import DataError
-from pipeline.llama_server import LlamaServer, serve
+from pipeline.llama_server import LlamaServer
 from pipeline.progress import Stage
 from pipeline.validation import games, phone
 from pipeline.validation.figures import COMPARED, compare, figures
 from pipeline.validation.leaks import leaks
 from pipeline.validation.perplexity import perplexity, scored
 from pipeline.validation.play import GrammarOf, Reply, play, turns
+from pipeline.validation.servers import serve_apart
 from pipeline.validation.tool_calls import Judged, judge
 
 _SEED = 7  # of the dice in free-running games: the same game for every model
@@ -74,10 +75,12 @@ def measure(
     def show(done: int, total: int) -> None:
         stage.update(done, total, f"turns of {what}")
 
-    with serve(llama, model, threads=threads, slots=config.slots, context=config.context) as server:
-        replies = play(server, conversations, slots=config.slots, max_tokens=config.max_reply_tokens, on_turn=show)
+    with serve_apart(llama, model, threads=threads, most=config.slots, context=config.context) as servers:
+        replies = play(servers, conversations, max_tokens=config.max_reply_tokens, on_turn=show)
         seconds = time.monotonic() - started
-        texts = [scored(server, item.messages) for item in fair_share(conversations, config.perplexity_conversations)]
+        texts = [
+            scored(servers[0], item.messages) for item in fair_share(conversations, config.perplexity_conversations)
+        ]
     result = figures(judge_all(replies, conversations))
     result["perplexity"] = perplexity(model, texts, llama, threads)
     result["speed"] = {
@@ -120,10 +123,10 @@ def validate(
         rival, rival_replies = measure(path, compared, llama, config, threads, stage, what)
         result[name] = rival | {"comparison": compare(judged, judge_all(rival_replies, compared))}
         lines += _lines(name, rival_replies)
-    with serve(llama, model, threads=threads, slots=config.slots, context=config.context) as server:
-        lines += _free_games(server, chosen, config, stage, result)
+    with serve_apart(llama, model, threads=threads, most=config.slots, context=config.context) as servers:
+        lines += _free_games(servers, chosen, config, stage, result)
         if grammar_of:
-            _with_grammar(server, chosen, judged, config, stage, grammar_of, result)
+            _with_grammar(servers, chosen, judged, config, stage, grammar_of, result)
     if config.phone:
         longest = max(chosen, key=turns)
         result["phone"] = phone.measure(model, longest.messages[:-1], llama, threads)
@@ -133,7 +136,7 @@ def validate(
 
 
 def _free_games(
-    server: LlamaServer,
+    servers: Sequence[LlamaServer],
     conversations: Sequence[Conversation],
     config: ValidationConfig,
     stage: Stage,
@@ -147,15 +150,13 @@ def _free_games(
     def show(done: int, total: int) -> None:
         stage.update(done, total, "turns of free games")
 
-    played = games.play_freely(
-        server, chosen, slots=config.slots, max_tokens=config.max_reply_tokens, seed=_SEED, on_turn=show
-    )
+    played = games.play_freely(servers, chosen, max_tokens=config.max_reply_tokens, seed=_SEED, on_turn=show)
     result["free_games"] = games.figures(played)
     return "".join(_line({"model": "free game", **row}) for row in games.rows(played))
 
 
 def _with_grammar(
-    server: LlamaServer,
+    servers: Sequence[LlamaServer],
     conversations: Sequence[Conversation],
     without: Sequence[Judged],
     config: ValidationConfig,
@@ -172,9 +173,8 @@ def _with_grammar(
         stage.update(done, total, "turns with the grammar")
 
     replies = play(
-        server,
+        servers,
         chosen,
-        slots=config.slots,
         max_tokens=config.max_reply_tokens,
         on_turn=show,
         grammar_of=grammar_of,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from pipeline.game import Table, toolcall, toolcall_text
 from pipeline.llama_server import LlamaServer
 from pipeline.validation import context, prose
 from pipeline.validation.play import turns
+from pipeline.validation.servers import answer, share_out
 from pipeline.validation.statistics import ratio
 
 _CHAIN = 3  # results fed back before the player speaks again: a model that only calls would never let anyone speak
@@ -33,10 +33,9 @@ class FreeTurn:
 
 
 def play_freely(
-    server: LlamaServer,
+    servers: Sequence[LlamaServer],
     conversations: Sequence[Conversation],
     *,
-    slots: int,
     max_tokens: int,
     seed: int,
     on_turn: Callable[[int, int], None] | None = None,
@@ -45,20 +44,20 @@ def play_freely(
     total = sum(turns(conversation) for conversation in conversations)
     finished = 0
 
-    def one(numbered: tuple[int, Conversation]) -> list[FreeTurn]:
+    def one(server: LlamaServer, numbered: tuple[int, Conversation]) -> list[FreeTurn]:
         nonlocal finished
         number, conversation = numbered
-        played = _game(server, conversation, number % slots, max_tokens, seed + number)
+        played = _game(server, conversation, max_tokens, seed + number)
         finished += turns(conversation)
         if on_turn:
             on_turn(finished, total)
         return played
 
-    with ThreadPoolExecutor(slots) as pool:
-        return [turn for game in pool.map(one, enumerate(conversations)) for turn in game]
+    games = share_out(servers, list(enumerate(conversations)), one, lambda numbered: turns(numbered[1]))
+    return [turn for game in games for turn in game]
 
 
-def _game(server: LlamaServer, conversation: Conversation, slot: int, max_tokens: int, seed: int) -> list[FreeTurn]:
+def _game(server: LlamaServer, conversation: Conversation, max_tokens: int, seed: int) -> list[FreeTurn]:
     history: list[Message] = [message for message in conversation.messages[:1] if message["role"] == "system"]
     table = Table(history[0]["content"] if history else "", seed)
     lines = [message["content"] for message in conversation.messages if message["role"] == "user"]
@@ -70,7 +69,8 @@ def _game(server: LlamaServer, conversation: Conversation, slot: int, max_tokens
             if len(played) == turns(conversation):
                 return played
             history.append(Message(role="user", content=said))
-            turn = _reply(server, conversation.id, history, table, slot, max_tokens)
+            said_back = answer(server, history, max_tokens, first=not played)
+            turn = _turn(conversation.id, history, table, said_back["choices"][0])
             played.append(turn)
             history.append(Message(role="assistant", content=turn.text))
             results = [result for result in turn.executed if result]
@@ -80,17 +80,7 @@ def _game(server: LlamaServer, conversation: Conversation, slot: int, max_tokens
     return played
 
 
-def _reply(
-    server: LlamaServer, game: str, history: Sequence[Message], table: Table, slot: int, max_tokens: int
-) -> FreeTurn:
-    body = {
-        "messages": list(history),
-        "temperature": 0,
-        "max_tokens": max_tokens,
-        "cache_prompt": True,
-        "id_slot": slot,
-    }
-    choice = server.post("/v1/chat/completions", body)["choices"][0]
+def _turn(game: str, history: Sequence[Message], table: Table, choice: Any) -> FreeTurn:
     text = choice["message"]["content"] or ""
     calls = find_calls(text)
     return FreeTurn(

@@ -29,7 +29,7 @@ def measure(model: Path, history: Sequence[Message], llama: LlamaCpp, threads: i
     resident: dict[str, int] = {}
     timings: dict[str, Any] = {}
     for context in CONTEXTS:
-        with serve(llama, model, threads=used, slots=1, context=context) as server:
+        with serve(llama, model, threads=used, context=context) as server:
             timings = timings or _timed_reply(server, history)
             if context != CONTEXTS[0]:
                 _timed_reply(server, history[:2])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
-from pipeline.data.dataset import Conversation, Message
+from pipeline.data.dataset import Conversation
 from pipeline.llama_server import LlamaServer
+from pipeline.validation.servers import answer, share_out
 
 GrammarOf = Callable[[Conversation], str]  # a GBNF grammar fit for the conversation's party
 
@@ -30,75 +31,50 @@ class Reply:
 
 
 def play(
-    server: LlamaServer,
+    servers: Sequence[LlamaServer],
     conversations: Sequence[Conversation],
     *,
-    slots: int,
     max_tokens: int,
     on_turn: Callable[[int, int], None] | None = None,
     grammar_of: GrammarOf | None = None,
 ) -> list[Reply]:
-    """Ask for every assistant turn at temperature 0, one conversation a slot so that its prompt cache is used.
-
-    Replies come in the order of `conversations`; the longest are played first, so that no slot idles at the end.
-    """
+    """Ask for every assistant turn at temperature 0; the replies come in the order of `conversations`."""
     total = sum(turns(conversation) for conversation in conversations)
     done, lock = 0, threading.Lock()
-    free = list(range(slots))
 
-    def one(conversation: Conversation) -> list[Reply]:
+    def one(server: LlamaServer, conversation: Conversation) -> list[Reply]:
         nonlocal done
-        with lock:
-            slot = free.pop()
         grammar = grammar_of(conversation) if grammar_of else None
-        try:
-            replies = []
-            for index, message in enumerate(conversation.messages):
-                if message["role"] == "assistant":
-                    replies.append(_ask(server, conversation, index, slot, max_tokens, grammar))
-                    with lock:
-                        done += 1
-                        if on_turn:
-                            on_turn(done, total)
-            return replies
-        finally:
-            with lock:
-                free.append(slot)
+        replies: list[Reply] = []
+        for index, message in enumerate(conversation.messages):
+            if message["role"] == "assistant":
+                history = conversation.messages[:index]
+                said = answer(server, history, max_tokens, first=not replies, grammar=grammar)
+                replies.append(_reply(conversation, index, said))
+                with lock:
+                    done += 1
+                    if on_turn:
+                        on_turn(done, total)
+        return replies
 
-    order = sorted(range(len(conversations)), key=lambda place: -turns(conversations[place]))
-    with ThreadPoolExecutor(slots) as pool:
-        played = dict(zip(order, pool.map(one, [conversations[place] for place in order]), strict=True))
-    return [reply for place in sorted(played) for reply in played[place]]
+    return [reply for replies in share_out(servers, conversations, one, turns) for reply in replies]
 
 
 def turns(conversation: Conversation) -> int:
     return sum(message["role"] == "assistant" for message in conversation.messages)
 
 
-def _ask(
-    server: LlamaServer, conversation: Conversation, index: int, slot: int, max_tokens: int, grammar: str | None
-) -> Reply:
-    history: Sequence[Message] = conversation.messages[:index]
-    body = {
-        "messages": [dict(message) for message in history],
-        "temperature": 0,
-        "max_tokens": max_tokens,
-        "cache_prompt": True,
-        "id_slot": slot,
-    }
-    if grammar:
-        body["grammar"] = grammar
-    answer = server.post("/v1/chat/completions", body)
-    choice = answer["choices"][0]
+def _reply(conversation: Conversation, index: int, said: Any) -> Reply:
+    choice = said["choices"][0]
     return Reply(
         conversation=conversation.id,
         source=conversation.source,
         line=conversation.line,
         category=conversation.category,
         index=index,
-        player=history[-1]["content"],
+        player=conversation.messages[index - 1]["content"],
         gold=conversation.messages[index]["content"],
         text=choice["message"]["content"] or "",
         stopped=choice["finish_reason"] == "stop",
-        tokens=int(answer["usage"]["completion_tokens"]),
+        tokens=int(said["usage"]["completion_tokens"]),
     )

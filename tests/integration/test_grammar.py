@@ -17,7 +17,7 @@ PARTY = ["Thordak", 'Jo "Fingers" O\'Dell', "Élara"]
 @pytest.fixture(scope="module")
 def server(llama, tmp_path_factory):
     model = tiny_gguf.write(tmp_path_factory.mktemp("grammar") / "tiny.gguf")
-    with serve(llama, model, threads=1, slots=1, context=1024) as server:
+    with serve(llama, model, threads=1, context=1024) as server:
         yield server
 
 

@@ -96,8 +96,8 @@ def test_eval_prints_figures_for_any_file_and_refuses_nothing_at_all(silent, lla
 
 
 def test_a_free_game_ends_after_as_many_turns_as_gold_has(silent, llama):
-    with serve(llama, silent, threads=1, slots=1, context=1024) as server:
-        played = play_freely(server, [conversation(0)], slots=1, max_tokens=8, seed=1)
+    with serve(llama, silent, threads=1, context=1024) as server:
+        played = play_freely([server], [conversation(0)], max_tokens=8, seed=1)
     assert len(played) == 2  # it never calls, so only the players' lines are answered
     assert figures(played)["stop_rate"]["value"] == 1
 

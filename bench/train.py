@@ -100,7 +100,7 @@ def run_arm(options: argparse.Namespace) -> dict[str, float]:
     peak = plan.peak_memory()
     trainer.install_loss(model)
     _pack_attention(model)
-    supervised = sum(step.targets for step in work.steps)
+    supervised = sum(step.supervised_tokens for step in work.steps)
     return {
         "tokens_per_second": work.tokens / seconds,
         "supervised_per_second": supervised / seconds,

@@ -20,7 +20,10 @@ class Section(BaseModel):
 
 class DataConfig(Section):
     folder: Path = Path("training_data")
-    drill_conversations: int = Field(800, ge=0, le=100_000, description="conversations composed from drills")
+    drill_lines: int = Field(100_000, ge=0, description="at most so many drill lines are trained on")
+    drill_branches: int = Field(
+        10, ge=1, le=64, description="training conversations from drills that begin alike and end differently"
+    )
     augmentations: int = Field(0, ge=0, le=10, description="augmented twins of each training scenario")
     renaming: bool = Field(True, description="augmentation: rename party members, worlds and places")
     dice: bool = Field(True, description="augmentation: re-roll dice within the same outcome band")
@@ -41,6 +44,9 @@ class TrainingConfig(Section):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: int = Field(20, ge=0, description="optimiser steps")
     weight_decay: float = Field(0.0, ge=0, le=1.0)
+    call_weight: float = Field(
+        5.0, ge=1, le=100, description="how much more a token of the choice of a call counts than one of prose"
+    )
     gradient_clip: float = Field(1.0, gt=0, description="largest gradient norm")
     batch_tokens: int = Field(4096, ge=64, description="tokens in an effective batch")
     batch_size: int | None = Field(None, ge=1, description="conversations in a batch, instead of batch_tokens")

@@ -67,7 +67,7 @@ class Place:
         self.config = folder / "tiny.yaml"
         self.settings = json.loads(json.dumps(SETTINGS)) | {
             "base": str(base),
-            "data": {"folder": str(corpus), "drill_conversations": 12},
+            "data": {"folder": str(corpus), "drill_lines": 48},
             "output_dir": str(folder / "runs"),
             "models_dir": str(folder / "models"),
         }

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 from pipeline.data.dataset import Message
 from pipeline.data.scenario import Kind, Scenario, Turn
+from pipeline.data.tools import find_calls
 from pipeline.errors import BaseModelError, DataError
 
 IGNORED = -100
@@ -44,10 +45,12 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """One conversation as the model reads it. `supervised[i]` says whether predicting `ids[i]` is trained."""
+    """One conversation as the model reads it. `supervised[i]` says whether predicting `ids[i]` is trained;
+    `decisive[i]`, whether it belongs to the choice of a call: the call itself, or the end of a turn without one."""
 
     ids: tuple[int, ...]
     supervised: tuple[bool, ...]
+    decisive: tuple[bool, ...]
 
     @property
     def labels(self) -> list[int]:
@@ -111,17 +114,21 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message]) -> Rendered:
     text, spans = _locate(tokenizer, messages)
     tokens = _tokenise(tokenizer, text, spans)
     starts = [start for _, start, _ in tokens]
-    supervised = [False] * len(tokens)
+    supervised, decisive = [False] * len(tokens), [False] * len(tokens)
     for span in spans:
         if span.role == "assistant":
-            _supervise(tokenizer, tokens, starts, span, supervised)
+            turn = _supervised(tokenizer, tokens, starts, span)
+            call = _call_start(text[span.start : span.end]) + span.start
+            for index in turn:
+                supervised[index] = True
+                decisive[index] = tokens[index][2] > call
     if not any(supervised) or all(supervised):
         share = "all" if any(supervised) else "none"
         raise DataError(
             f"{share} of the conversation's {len(tokens)} tokens would carry loss",
             fix="a conversation needs at least one user and one DM turn; check the base's chat template",
         )
-    return Rendered(tuple(token for token, _, _ in tokens), tuple(supervised))
+    return Rendered(tuple(token for token, _, _ in tokens), tuple(supervised), tuple(decisive))
 
 
 def _locate(
@@ -195,9 +202,14 @@ def _added(tokenizer: Tokenizer) -> tuple[frozenset[int], re.Pattern[str]]:
     return _ADDED[tokenizer]
 
 
-def _supervise(
-    tokenizer: Tokenizer, tokens: list[tuple[int, int, int]], starts: list[int], span: _Span, supervised: list[bool]
-) -> None:
+def _call_start(turn: str) -> int:
+    """Where a DM turn's call begins, the blank line before it included; its end where it has none."""
+    calls = find_calls(turn)
+    return len(turn[: calls[0].start].rstrip()) if calls else len(turn)
+
+
+def _supervised(tokenizer: Tokenizer, tokens: list[tuple[int, int, int]], starts: list[int], span: _Span) -> range:
+    """The tokens of a DM turn, its end-of-turn token included."""
     first = bisect_left(starts, span.start)
     after = bisect_left(starts, span.end, lo=first)
     if (first and tokens[first - 1][2] > span.start) or (after > first and tokens[after - 1][2] > span.end):
@@ -210,5 +222,4 @@ def _supervise(
             where=str(tokenizer.name_or_path),
             fix="use a base whose template has an end-of-turn token; without one replies never stop",
         )
-    for index in range(first, after + 1):
-        supervised[index] = True
+    return range(first, after + 1)

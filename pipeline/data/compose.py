@@ -1,4 +1,5 @@
-"""Drills made into short conversations: three to five lines, a party, a place, and dice thrown for their calls."""
+"""Drills made into conversations with a party, a place, and dice thrown for their calls: short ones of three to five
+lines, or families that begin alike and end on one line each."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ from pipeline.data.tools import Call, Vocabulary
 
 CATEGORY = "drills"
 _SIZES = (3, 4, 5)
-_MEAN_SIZE = 4
 _ENDS_ON_CALL = 0.15
+_JUST_BEGUN = 0.3  # of the families: their lines are the game's first
 _NONE_SHARE = 3  # of four chosen lines, at most one carries no call, while there are enough others
 
 
@@ -60,47 +61,89 @@ def exercises(files: Iterable[DrillFile], split: Split) -> list[Exercise]:
     return found
 
 
-def choose(pool: Sequence[Exercise], conversations: int, rng: random.Random) -> list[list[Exercise]]:
-    """The pool dealt into groups of three to five, each line at most once; with fewer conversations than the pool
-    would fill, the lines are chosen balanced over kinds of call."""
-    balanced = _balanced(pool, rng)[: conversations * _MEAN_SIZE]
-    rng.shuffle(balanced)
+def choose(pool: Sequence[Exercise], rng: random.Random) -> list[list[Exercise]]:
+    """The pool dealt into groups of three to five, each line at most once."""
+    left = _balanced(pool, rng)
+    rng.shuffle(left)
     groups: list[list[Exercise]] = []
-    while balanced and len(groups) < conversations:
+    while left:
         size = rng.choice(_SIZES)
-        if len(balanced) - size < _SIZES[0]:
-            size = len(balanced) if len(balanced) <= _SIZES[-1] + 1 else _SIZES[0]
-        groups.append(balanced[:size])
-        balanced = balanced[size:]
+        if len(left) - size < _SIZES[0]:
+            size = len(left) if len(left) <= _SIZES[-1] + 1 else _SIZES[0]
+        groups.append(left[:size])
+        left = left[size:]
     if groups and len(groups[-1]) < _SIZES[0]:
         groups.pop()
     return groups
 
 
+def choose_families(pool: Sequence[Exercise], lines: int, branches: int, rng: random.Random) -> list[list[Exercise]]:
+    """At most so many lines of the pool, balanced over kinds of call, dealt into groups of a beginning, which calls
+    something, and its branches."""
+    balanced = _balanced(pool, rng)[:lines]
+    rng.shuffle(balanced)
+    count = max(1, len(balanced) // (branches + 1))
+    beginnings = [one for one in balanced if one.drill.call][:count]
+    taken = set(map(id, beginnings))
+    rest = [one for one in balanced if id(one) not in taken]
+    return [[first, *rest[index::count]] for index, first in enumerate(beginnings)]
+
+
 def compose(
     name: str, group: Sequence[Exercise], settings: Settings, vocabulary: Vocabulary, rng: random.Random
 ) -> Composed:
-    """One conversation. The party is such that hit points stay in 0…max."""
+    """One conversation, line after line."""
     world, place = settings.place(rng)
-    party = settings.party(rng, rng.randint(2, 4))
-    turns: list[Turn] = []
-    changes: dict[str, list[int]] = defaultdict(list)
-    for exercise in group:
-        hero, ally = (member.name for member in rng.sample(party, 2))
-        turns += _turns(exercise, hero, ally, vocabulary, rng, changes)
+    scene = _Scene(settings.party(rng, rng.randint(2, 4)), vocabulary, rng)
+    turns = [turn for exercise in group for turn in scene.play(exercise)]
+    scenario = _scenario(name, group[0], world, place, scene.fitted(scene.changes), turns)
     last = group[-1].drill.call
-    scenario = Scenario(
+    return Composed(scenario, tuple(group), last is not None and rng.random() < _ENDS_ON_CALL)
+
+
+def compose_family(
+    name: str, group: Sequence[Exercise], settings: Settings, vocabulary: Vocabulary, rng: random.Random
+) -> list[Composed]:
+    """A conversation for every line of the group but the first, with which they begin; in some the game has just
+    begun, and every line has one. All end on the DM's reply to their line."""
+    world, place = settings.place(rng)
+    scene = _Scene(settings.party(rng, rng.randint(2, 4)), vocabulary, rng)
+    beginning: list[Turn] = []
+    branches = list(group)
+    if rng.random() >= _JUST_BEGUN and len(group) > 1:
+        beginning = scene.play(branches.pop(0))
+    ends: list[list[Turn]] = []
+    back_and_forth = list(scene.changes)
+    for exercise in branches:
+        before = len(scene.changes)
+        ends.append(scene.play(exercise))
+        new = scene.changes[before:]
+        back_and_forth += [*new, *((name, -amount) for name, amount in new)]
+    party = scene.fitted(back_and_forth)
+    return [
+        Composed(
+            _scenario(f"{name}/{number}", exercise, world, place, party, [*beginning, *end]),
+            (exercise,),
+            exercise.drill.call is not None,
+        )
+        for number, (exercise, end) in enumerate(zip(branches, ends, strict=True))
+    ]
+
+
+def _scenario(
+    name: str, first: Exercise, world: str, place: str, party: Sequence[PartyMember], turns: Sequence[Turn]
+) -> Scenario:
+    return Scenario(
         id=f"{CATEGORY}/{name}",
-        path=group[0].path,
+        path=first.path,
         category=CATEGORY,
         role="Dungeon Master",
         world=world,
         location=place,
-        party=tuple(fit_hit_points(member, changes[member.name], rng) for member in party),
+        party=tuple(party),
         turns=tuple(turns),
-        line=group[0].drill.player.line,
+        line=first.drill.player.line,
     )
-    return Composed(scenario, tuple(group), last is not None and rng.random() < _ENDS_ON_CALL)
 
 
 def fit_hit_points(member: PartyMember, changes: Sequence[int], rng: random.Random) -> PartyMember:
@@ -132,34 +175,44 @@ def _balanced(pool: Sequence[Exercise], rng: random.Random) -> list[Exercise]:
     return mixed + silent
 
 
-def _turns(
-    exercise: Exercise,
-    hero: str,
-    ally: str,
-    vocabulary: Vocabulary,
-    rng: random.Random,
-    changes: dict[str, list[int]],
-) -> list[Turn]:
-    def fill(text: str) -> str:
-        return text.replace("{hero}", hero).replace("{ally}", ally)
+class _Scene:
+    """A party that plays drills. `changes` are the hit points won and lost so far, in order, with their owners."""
 
-    drill = exercise.drill
-    user = Turn(Kind.USER, fill(drill.player.text))
-    if drill.call is None:
-        return [user, Turn(Kind.DM, fill(drill.dm.text))]
-    call = Call(drill.call.tool, fill(drill.call.arguments))
-    matched = vocabulary.match(call)
-    if matched is None:
-        raise ValueError(f"{exercise.path}:{drill.call_line}: {call} is not in the vocabulary")
-    if matched.form.hit_points != "none":
-        amount = int(matched.values["amount"])
-        changes[matched.values["name"]].append(amount if matched.form.hit_points == "gain" else -amount)
-    result, well = throw(matched, rng)
-    outcome = "Outcome" if matched.form.outcome != "check" else "Success" if well else "Failure"
-    line = rng.choice(exercise.section.outcomes[outcome])
-    return [
-        user,
-        Turn(Kind.DM, f"{fill(drill.dm.text)}\n\n{call}"),
-        Turn(Kind.TOOLCALL, result),
-        Turn(Kind.DM, fill(line.text)),
-    ]
+    def __init__(self, party: Sequence[PartyMember], vocabulary: Vocabulary, rng: random.Random) -> None:
+        self._party, self._vocabulary, self._rng = party, vocabulary, rng
+        self.changes: list[tuple[str, int]] = []
+
+    def play(self, exercise: Exercise) -> list[Turn]:
+        """The player's line and the DM's; with a call, its result and what comes of it too."""
+        hero, ally = (member.name for member in self._rng.sample(self._party, 2))
+
+        def fill(text: str) -> str:
+            return text.replace("{hero}", hero).replace("{ally}", ally)
+
+        drill = exercise.drill
+        user = Turn(Kind.USER, fill(drill.player.text))
+        if drill.call is None:
+            return [user, Turn(Kind.DM, fill(drill.dm.text))]
+        call = Call(drill.call.tool, fill(drill.call.arguments))
+        matched = self._vocabulary.match(call)
+        if matched is None:
+            raise ValueError(f"{exercise.path}:{drill.call_line}: {call} is not in the vocabulary")
+        if matched.form.hit_points != "none":
+            amount = int(matched.values["amount"])
+            self.changes.append((matched.values["name"], amount if matched.form.hit_points == "gain" else -amount))
+        result, well = throw(matched, self._rng)
+        outcome = "Outcome" if matched.form.outcome != "check" else "Success" if well else "Failure"
+        line = self._rng.choice(exercise.section.outcomes[outcome])
+        return [
+            user,
+            Turn(Kind.DM, f"{fill(drill.dm.text)}\n\n{call}"),
+            Turn(Kind.TOOLCALL, result),
+            Turn(Kind.DM, fill(line.text)),
+        ]
+
+    def fitted(self, changes: Sequence[tuple[str, int]]) -> list[PartyMember]:
+        """The party with hit points that stay in 0…max."""
+        return [
+            fit_hit_points(member, [amount for name, amount in changes if name == member.name], self._rng)
+            for member in self._party
+        ]

@@ -22,7 +22,8 @@ class Message(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """`source` and `line` say where a person mends it; `weight` is its sampling weight in training."""
+    """`source` and `line` say where a person mends it; `weight` is its sampling weight in training. Conversations of
+    one `group` (when it has a name) begin alike and are drawn together."""
 
     id: str
     source: str
@@ -32,6 +33,7 @@ class Conversation:
     split: Split
     weight: float
     messages: tuple[Message, ...]
+    group: str = ""
 
 
 def to_jsonl(conversations: Iterable[Conversation]) -> str:

@@ -1,12 +1,15 @@
-"""Attention for conversations laid end to end in one row: each sees only itself.
+"""Attention for conversations laid end to end in one row: each sees only itself, and the stem it shares with others.
 
 The row needs neither padding nor a mask of tokens x tokens: every conversation's slice is attended by itself, so the
-work is the sum of the squares, not the square of the sum.
+work is the sum of the squares, not the square of the sum. A layout gives the tokens of one family: a conversation
+alone, or a stem and then its branches, each of which sees the stem and itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -27,7 +30,7 @@ def register() -> str:
 
 
 def no_mask(*_: Any, **__: Any) -> None:
-    """The lengths say it all."""
+    """The layouts say it all."""
 
 
 def packed_attention(
@@ -41,31 +44,28 @@ def packed_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    lengths: tuple[int, ...] | None = None,
+    layouts: tuple[tuple[int, ...], ...] | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """query, key, value: [1, heads, tokens, width] → [1, tokens, heads, width].
 
-    Without `lengths` the row is one conversation. Raises ValueError for what neither way can do.
+    Without `layouts` the row is one conversation. Raises ValueError for what neither way can do.
     """
     if softcap is not None:
         raise ValueError("packed attention does not know soft-capped scores")
-    lengths = lengths or (query.shape[2],)
+    layouts = layouts or ((query.shape[2],),)
     if query.device.type == "cpu" and query.dtype == torch.bfloat16 and not dropout:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        blocked: torch.Tensor = BlockedAttention.apply(query, key, value, lengths, scale, sliding_window)
+        blocked: torch.Tensor = BlockedAttention.apply(query, key, value, layouts, scale, sliding_window)
         return blocked, None
     outputs = []
-    start = 0
-    for length in lengths:
-        inside = slice(start, start + length)
-        start += length
-        mask = _window_mask(length, sliding_window, query.device)
+    for block in _blocks(layouts, sliding_window, query.shape[2]):
+        mask = block.mask(sliding_window, query.device)
         outputs.append(
             scaled_dot_product_attention(
-                query[:, :, inside],
-                key[:, :, inside],
-                value[:, :, inside],
+                query[:, :, block.rows],
+                torch.cat([key[:, :, columns] for columns in block.columns], dim=2),
+                torch.cat([value[:, :, columns] for columns in block.columns], dim=2),
                 attn_mask=mask,
                 dropout_p=dropout,
                 is_causal=mask is None,
@@ -86,7 +86,7 @@ class BlockedAttention(torch.autograd.Function):  # type: ignore[misc]
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        lengths: tuple[int, ...],
+        layouts: tuple[tuple[int, ...], ...],
         scale: float,
         window: int | None,
     ) -> torch.Tensor:
@@ -94,14 +94,14 @@ class BlockedAttention(torch.autograd.Function):  # type: ignore[misc]
         groups = heads // key.shape[1]
         out = query.new_empty(1, tokens, heads, width)
         kept = []
-        for rows, columns in _blocks(lengths, window):
-            q, k, v = _grouped(query, rows, groups), key[0, :, columns], value[0, :, columns]
-            mask = _block_mask(rows, columns, window, query.dtype).repeat(groups, 1)
+        for block, bias in _planned(layouts, window, query.dtype):
+            q, k, v = _grouped(query, block.rows, groups), block.seen(key), block.seen(value)
+            mask = bias.repeat(groups, 1)
             shares = torch.baddbmm(mask.expand(len(k), *mask.shape), q, k.transpose(1, 2), alpha=scale).softmax(-1)
-            out[0, rows] = torch.bmm(shares, v).view(heads, -1, width).transpose(0, 1)
+            out[0, block.rows] = torch.bmm(shares, v).view(heads, -1, width).transpose(0, 1)
             kept.append(shares)
         ctx.save_for_backward(query, key, value, *kept)
-        ctx.lengths, ctx.scale, ctx.window = lengths, scale, window
+        ctx.layouts, ctx.scale, ctx.window = layouts, scale, window
         return out
 
     @staticmethod
@@ -110,43 +110,120 @@ class BlockedAttention(torch.autograd.Function):  # type: ignore[misc]
         groups = query.shape[1] // key.shape[1]
         by_head = gradient.transpose(1, 2)
         grad_q, grad_k, grad_v = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
-        for (rows, columns), shares in zip(_blocks(ctx.lengths, ctx.window), kept, strict=True):
-            q, k, v = _grouped(query, rows, groups), key[0, :, columns], value[0, :, columns]
-            out = _grouped(by_head, rows, groups)
-            grad_v[0, :, columns] += torch.bmm(shares.transpose(1, 2), out)
+        for (block, _), shares in zip(_planned(ctx.layouts, ctx.window, query.dtype), kept, strict=True):
+            q, k, v = _grouped(query, block.rows, groups), block.seen(key), block.seen(value)
+            out = _grouped(by_head, block.rows, groups)
+            block.add(grad_v, torch.bmm(shares.transpose(1, 2), out))
             scores = torch._softmax_backward_data(torch.bmm(out, v.transpose(1, 2)), shares, -1, shares.dtype)
-            grad_q[0, :, rows] = torch.bmm(scores, k).mul_(ctx.scale).view(query.shape[1], -1, query.shape[-1])
-            grad_k[0, :, columns] += torch.bmm(scores.transpose(1, 2), q).mul_(ctx.scale)
+            grad_q[0, :, block.rows] = torch.bmm(scores, k).mul_(ctx.scale).view(query.shape[1], -1, query.shape[-1])
+            block.add(grad_k, torch.bmm(scores.transpose(1, 2), q).mul_(ctx.scale))
         return grad_q, grad_k, grad_v, None, None, None
 
 
-def _blocks(lengths: tuple[int, ...], window: int | None) -> Iterator[tuple[slice, slice]]:
-    """Rows of queries and the columns of keys they may see, conversation by conversation."""
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Rows of queries and the columns of keys they may see: the family's stem (where they are not of it), then their
+    own. `branches` gives the row tokens of each branch that the block holds, `first` the position of its first row, and
+    `hidden` how many columns of the stem lie before the window of all of them."""
+
+    rows: slice
+    columns: tuple[slice, ...]
+    branches: tuple[int, ...]
+    stem: int
+    first: int
+    hidden: int
+
+    def seen(self, values: torch.Tensor) -> torch.Tensor:
+        """[1, heads, tokens, width] → [heads, columns, width]."""
+        parts = [values[0, :, columns] for columns in self.columns]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def add(self, total: torch.Tensor, part: torch.Tensor) -> None:
+        """Add [heads, columns, width] where the columns came from."""
+        start = 0
+        for columns in self.columns:
+            count = columns.stop - columns.start
+            total[0, :, columns] += part[:, start : start + count]
+            start += count
+
+    def hides(self, window: int | None, device: torch.device) -> torch.Tensor:
+        """[rows, columns] bool: True where a row does not see a column."""
+        own = sum(columns.stop - columns.start for columns in self.columns[-1:])
+        before = own - (self.rows.stop - self.rows.start)  # columns of the same conversation before the first row
+        owners = torch.tensor(
+            [number for number, count in enumerate(self.branches) for _ in range(count)], device=device
+        )
+        places = torch.cat([torch.arange(count, device=device) for count in self.branches]) + self.first
+        past = torch.arange(self.first - before, self.first, device=device)
+        stem = torch.arange(self.hidden, self.stem, device=device) if len(self.columns) == 2 else past[:0]
+        columns = torch.cat([stem, past, places])
+        distance = places[:, None] - columns[None, :]
+        hidden = distance < 0
+        if window is not None:
+            hidden |= distance >= window
+        if len(self.branches) > 1:
+            hidden[:, len(stem) :] |= owners[:, None] != owners[None, :]
+        return hidden
+
+    def mask(self, window: int | None, device: torch.device) -> torch.Tensor | None:
+        """[rows, columns] bool: True where a row sees a column; None where plain causal attention is right."""
+        count = self.rows.stop - self.rows.start
+        if len(self.columns) == 1 and self.first == 0 and (window is None or count <= window):
+            return None
+        return ~self.hides(window, device)
+
+
+@lru_cache(maxsize=4)  # every layer of a step asks for the same
+def _planned(
+    layouts: tuple[tuple[int, ...], ...], window: int | None, dtype: torch.dtype
+) -> tuple[tuple[_Block, torch.Tensor], ...]:
+    """The row's blocks, each with what is added to its scores: 0, or -inf where a row does not see a column."""
+    planned = []
+    for block in _blocks(layouts, window, BLOCK):
+        hidden = block.hides(window, torch.device("cpu"))
+        planned.append((block, torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))))
+    return tuple(planned)
+
+
+def _blocks(layouts: tuple[tuple[int, ...], ...], window: int | None, size: int) -> Iterator[_Block]:
+    """Blocks of at most `size` rows: long conversations in several, short branches of one stem together."""
     start = 0
-    for length in lengths:
-        for first in range(start, start + length, BLOCK):
-            last = min(first + BLOCK, start + length)
-            seen = start if window is None else max(start, first - window + 1)
-            yield slice(first, last), slice(seen, last)
-        start += length
+    for stem, *branches in layouts:
+        yield from _alone(start, stem, 0, start, window, size)
+        at = start + stem
+        together: list[int] = []
+        for length in branches:
+            if sum(together) + length > size and together:
+                yield _side_by_side(start, stem, at - sum(together), together, window)
+                together = []
+            if length > size:
+                yield from _alone(at, length, stem, start, window, size)
+            else:
+                together.append(length)
+            at += length
+        if together:
+            yield _side_by_side(start, stem, at - sum(together), together, window)
+        start = at
 
 
-def _block_mask(rows: slice, columns: slice, window: int | None, dtype: torch.dtype) -> torch.Tensor:
-    distance = torch.arange(rows.start, rows.stop)[:, None] - torch.arange(columns.start, columns.stop)[None, :]
-    hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
-    return torch.zeros(distance.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))
+def _side_by_side(start: int, stem: int, at: int, branches: list[int], window: int | None) -> _Block:
+    hidden = 0 if window is None else min(stem, max(0, stem - window + 1))
+    columns = (slice(start + hidden, start + stem), slice(at, at + sum(branches)))
+    return _Block(slice(at, at + sum(branches)), columns, tuple(branches), stem, stem, hidden)
+
+
+def _alone(at: int, length: int, stem: int, start: int, window: int | None, size: int) -> Iterator[_Block]:
+    """The blocks of one conversation, or of one branch behind its stem; keys after a block's end are never touched."""
+    for first in range(0, length, size):
+        last = min(first + size, length)
+        reach = 0 if window is None else max(0, stem + first - window + 1)  # the first position in the window
+        own = slice(at + max(0, reach - stem), at + last)
+        hidden = min(reach, stem)
+        columns = (slice(start + hidden, start + stem), own) if stem else (own,)
+        yield _Block(slice(at + first, at + last), columns, (last - first,), stem, stem + first, hidden)
 
 
 def _grouped(heads: torch.Tensor, rows: slice, groups: int) -> torch.Tensor:
     """[1, heads, tokens, width] → [key heads, groups x rows, width]: queries that share a key head, side by side."""
     part = heads[0, :, rows]
     return part.reshape(len(part) // groups, -1, part.shape[-1])
-
-
-def _window_mask(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:
-    """None where plain causal attention is right: no window, or a conversation that fits into it."""
-    if window is None or length <= window:
-        return None
-    positions = torch.arange(length, device=device)
-    distance = positions[:, None] - positions[None, :]
-    return (distance >= 0) & (distance < window)

@@ -89,29 +89,36 @@ def _forward(module: Any) -> Any:
 
 
 class FrozenHeadLoss(torch.autograd.Function):  # type: ignore[misc]
-    """Summed cross entropy of hidden [n, width] under a frozen head [vocab, width], never holding more than CHUNK rows
-    of logits; the gradient is made in the same pass, so that the logits are computed once."""
+    """Cross entropy of hidden [n, width] under a frozen head [vocab, width], times shares [n], summed; never more than
+    CHUNK rows of logits at once. The gradient is made in the same pass, so that the logits are computed once."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, softcap: float | None
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        labels: torch.Tensor,
+        shares: torch.Tensor,
+        softcap: float | None,
     ) -> torch.Tensor:
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         wanted = ctx.needs_input_grad[0]
         gradient = torch.empty_like(hidden) if wanted else None
         for start in range(0, len(hidden), CHUNK):
             part, goal = hidden[start : start + CHUNK], labels[start : start + CHUNK, None]
+            share = shares[start : start + CHUNK, None]
             logits = (part @ weight.t()).float()
             if softcap is not None:
                 logits = logits.div_(softcap).tanh_().mul_(softcap)
             norm = logits.logsumexp(-1, keepdim=True)
-            total += (norm - logits.gather(1, goal)).sum()
+            total += ((norm - logits.gather(1, goal)) * share).sum()
             if gradient is not None:
                 slope = 1 - (logits / softcap).square_() if softcap is not None else None
                 probabilities = logits.sub_(norm).exp_()
                 probabilities.scatter_add_(1, goal, probabilities.new_full(goal.shape, -1.0))
                 if slope is not None:
                     probabilities.mul_(slope)
+                probabilities.mul_(share)
                 gradient[start : start + CHUNK] = probabilities.to(weight.dtype) @ weight
         ctx.save_for_backward(gradient)
         return total
@@ -119,27 +126,32 @@ class FrozenHeadLoss(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def backward(ctx: Any, outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * outer.to(gradient.dtype), None, None, None
+        return gradient * outer.to(gradient.dtype), None, None, None, None
 
 
 def head_loss(
-    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, softcap: float | None = None
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    labels: torch.Tensor,
+    shares: torch.Tensor,
+    softcap: float | None = None,
 ) -> torch.Tensor:
-    """Summed cross entropy in fp32 of hidden [n, width] against labels [n], for a frozen or a trained head."""
+    """Cross entropy in fp32 of hidden [n, width] against labels [n], times shares [n] and summed, for a frozen or a
+    trained head."""
     if not weight.requires_grad:
-        loss: torch.Tensor = FrozenHeadLoss.apply(hidden, weight, labels, softcap)
+        loss: torch.Tensor = FrozenHeadLoss.apply(hidden, weight, labels, shares, softcap)
         return loss
     total = torch.zeros((), dtype=torch.float32, device=hidden.device)
     for start in range(0, len(hidden), CHUNK):
-        part, goal = hidden[start : start + CHUNK], labels[start : start + CHUNK]
-        total = total + torch.utils.checkpoint.checkpoint(_chunk_loss, part, weight, goal, softcap, use_reentrant=False)
+        part = (values[start : start + CHUNK] for values in (hidden, labels, shares))
+        total = total + torch.utils.checkpoint.checkpoint(_chunk_loss, weight, softcap, *part, use_reentrant=False)
     return total
 
 
 def _chunk_loss(
-    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, softcap: float | None
+    weight: torch.Tensor, softcap: float | None, hidden: torch.Tensor, labels: torch.Tensor, shares: torch.Tensor
 ) -> torch.Tensor:
     logits = (hidden @ weight.t()).float()
     if softcap is not None:
         logits = (logits / softcap).tanh() * softcap
-    return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+    return torch.dot(torch.nn.functional.cross_entropy(logits, labels, reduction="none"), shares)

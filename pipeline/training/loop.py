@@ -20,12 +20,12 @@ from pipeline.errors import DataError
 from pipeline.progress import Stage
 from pipeline.training import adapter, batches, checkpoint, plan
 from pipeline.training.adapter import Precision
-from pipeline.training.batches import Sample, Step
+from pipeline.training.batches import Family, Sample, Step
 from pipeline.training.checkpoint import Journal, Standing
 from pipeline.training.plan import Plan
 from pipeline.training.trainer import ForgeTrainer, Session
 
-ENGINE = 1  # raise it when the same inputs no longer give the same adapter: old checkpoints are then not resumed
+ENGINE = 2  # raise it when the same inputs no longer give the same adapter: old checkpoints are then not resumed
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Work:
     """All that is to be done, known before the model is loaded."""
 
     steps: list[Step]
-    held_out: list[Sample]
+    held_out: list[Family]
     key: str
 
     @property
@@ -86,7 +86,7 @@ def build(base: BaseModel, config: TrainingConfig, layout: Plan, precision: Prec
 def _memory_plan(
     base: BaseModel, config: TrainingConfig, work: Work, device: torch.device, precision: Precision, out: Path
 ) -> Plan:
-    lengths = [sample.tokens for step in work.steps for sample in step.samples]
+    lengths = [family.tokens for step in work.steps for family in step.families]
     if device.type == "cuda":
         available, resident = torch.cuda.mem_get_info(device)[0], torch.cuda.memory_allocated(device)
     else:
@@ -96,7 +96,7 @@ def _memory_plan(
         config,
         device=device.type,
         width=precision.dtype.itemsize,
-        longest=max(lengths + [sample.tokens for sample in work.held_out]),
+        longest=max(lengths + [family.tokens for family in work.held_out]),
         row_mean=sum(length * length for length in lengths) // sum(lengths),
         available=available,
         resident=resident,
@@ -113,13 +113,19 @@ def plan_work(tokenizer: Any, dataset: Dataset, base: BaseModel, config: Trainin
         raise DataError(
             "the dataset has no training conversations", where=str(dataset.conversations), fix="add scenarios"
         )
-    samples = batches.encode(tokenizer, training, config.max_seq_length)
-    held_out = _limited(batches.encode(tokenizer, development, config.max_seq_length), config.evaluation_tokens)
+    samples = batches.encode(tokenizer, training, config)
+    held_out = _limited(batches.encode(tokenizer, development, config), config.evaluation_tokens)
     settings = config.model_dump(mode="json")
     key = files.sha256_json(
-        [ENGINE, settings, seed, base.digest, [[s.id, s.ids, s.targets, s.weight] for s in samples + held_out]]
+        [
+            ENGINE,
+            settings,
+            seed,
+            base.digest,
+            [[s.id, s.ids, s.targets, s.shares, s.weight, s.group] for s in samples + held_out],
+        ]
     )
-    return Work(batches.steps(samples, config, seed), held_out, key)
+    return Work(batches.steps(samples, config, seed), batches.families(held_out), key)
 
 
 def _limited(samples: Sequence[Sample], tokens: int) -> list[Sample]:
@@ -129,7 +135,7 @@ def _limited(samples: Sequence[Sample], tokens: int) -> list[Sample]:
         if left <= 0:
             break
         chosen.append(sample)
-        left -= sample.tokens
+        left -= len(sample.ids)
     return chosen
 
 

@@ -23,7 +23,7 @@ from pipeline import files
 from pipeline.errors import TrainingError
 from pipeline.progress import Stage
 from pipeline.training import adapter, batches, checkpoint, kernels
-from pipeline.training.batches import MicroBatch, Sample, Step
+from pipeline.training.batches import Family, MicroBatch, Step
 from pipeline.training.checkpoint import Journal, Standing
 
 _OPTIMIZER, _SCHEDULER, _STATE = "optimizer.pt", "scheduler.pt", "trainer_state.json"
@@ -35,7 +35,7 @@ class Session:
     """What a run's trainer needs besides TRL's arguments. `interrupted` is asked between rows."""
 
     steps: Sequence[Step]
-    held_out: Sequence[Sample]
+    held_out: Sequence[Family]
     evaluate_at: frozenset[int]
     save_every: int
     patience: int
@@ -84,7 +84,7 @@ class ForgeTrainer(SFTTrainer):  # type: ignore[misc]
         return 0
 
     def training_step(self, model: Any, step: Step, num_items_in_batch: Any = None) -> torch.Tensor:
-        """The step's mean loss over its supervised tokens, gradients accumulated; [] fp32."""
+        """The step's loss, the mean over its supervised tokens by their shares, gradients accumulated; [] fp32."""
         self._started = time.monotonic()
         model.train()
         while True:
@@ -99,14 +99,14 @@ class ForgeTrainer(SFTTrainer):  # type: ignore[misc]
             release_memory()
 
     def _accumulate(self, model: Any, step: Step) -> torch.Tensor:
-        rows = batches.pack(step.samples, self._row_tokens)
+        rows = batches.pack(step.families, self._row_tokens)
         total = torch.zeros((), dtype=torch.float32, device=self.args.device)
         for number, row in enumerate(rows, start=1):
             if self.session.interrupted():
                 raise KeyboardInterrupt
             batch = batches.micro_batch(row).to(self.args.device)
             with nullcontext() if number == len(rows) else self.accelerator.no_sync(model):
-                loss = row_loss(model, batch) / step.targets
+                loss = row_loss(model, batch) / step.shares
                 self.accelerator.backward(loss)
             total += loss.detach()
         if not math.isfinite(float(total)):
@@ -115,7 +115,7 @@ class ForgeTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _halve_rows(self, step: Step, error: BaseException) -> None:
         """Smaller rows from here on; the effective batch stays."""
-        longest = max(sample.tokens for sample in step.samples)
+        longest = max(family.tokens for family in step.families)
         used = min(self._row_tokens, step.tokens)
         if used <= max(_SMALLEST_ROW, longest):
             raise TrainingError(
@@ -168,7 +168,7 @@ class ForgeTrainer(SFTTrainer):  # type: ignore[misc]
             "learning_rate": learning_rate,
             "gradient_norm": None if grad_norm is None else float(grad_norm),
             "tokens": step.tokens,
-            "supervised_tokens": step.targets,
+            "supervised_tokens": step.supervised_tokens,
             "seconds": round(time.monotonic() - self._started, 3),
         }
 
@@ -228,38 +228,40 @@ def install_loss(model: Any) -> None:
     def forward(
         input_ids: torch.Tensor,
         position_ids: torch.Tensor,
-        lengths: tuple[int, ...],
+        layouts: tuple[tuple[int, ...], ...],
         predictors: torch.Tensor,
         goals: torch.Tensor,
+        shares: torch.Tensor,
         **_: Any,
     ) -> torch.Tensor:
-        hidden = decoder(input_ids=input_ids, position_ids=position_ids, lengths=lengths, use_cache=False)
-        return kernels.head_loss(hidden.last_hidden_state[0, predictors], head.weight, goals, softcap)
+        hidden = decoder(input_ids=input_ids, position_ids=position_ids, layouts=layouts, use_cache=False)
+        return kernels.head_loss(hidden.last_hidden_state[0, predictors], head.weight, goals, shares, softcap)
 
     inner.forward = forward
 
 
 def row_loss(model: Any, batch: MicroBatch) -> torch.Tensor:
-    """Cross entropy summed over the row's supervised tokens; [] fp32."""
+    """Cross entropy summed over the row's supervised tokens by their shares; [] fp32."""
     loss: torch.Tensor = model(
         input_ids=batch.input_ids,
         position_ids=batch.position_ids,
-        lengths=batch.lengths,
+        layouts=batch.layouts,
         predictors=batch.predictors,
         goals=batch.labels,
+        shares=batch.shares,
     )
     return loss
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
-def held_out_loss(model: Any, samples: Sequence[Sample], row_tokens: int, device: torch.device) -> float:
-    """Mean loss in nats per supervised token."""
+def held_out_loss(model: Any, drawn: Sequence[Family], row_tokens: int, device: torch.device) -> float:
+    """Mean loss in nats per supervised token, by their shares."""
     model.eval()
     total = 0.0
-    for row in batches.pack(samples, row_tokens):
+    for row in batches.pack(drawn, row_tokens):
         total += float(row_loss(model, batches.micro_batch(row).to(device)))
     model.train()
-    return total / sum(len(sample.targets) for sample in samples)
+    return total / sum(share for family in drawn for _, _, share in family.targets())
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -284,7 +286,7 @@ def _step_seed(seed: int, step: int) -> int:
 
 
 def _diverged(step: Step, what: str) -> TrainingError:
-    names = sorted({sample.id for sample in step.samples})
+    names = step.names
     shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     return TrainingError(
         f"training diverged: {what}",

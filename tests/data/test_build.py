@@ -13,7 +13,7 @@ from pipeline.config import DataConfig
 from pipeline.data.augment import augment, rename, roll_again, vary_sheets
 from pipeline.data.build import build, inputs_digest
 from pipeline.data.check import Corpus, check_source, load_corpus
-from pipeline.data.compose import choose, compose, exercises, fit_hit_points
+from pipeline.data.compose import choose, choose_families, compose, compose_family, exercises, fit_hit_points
 from pipeline.data.dataset import Conversation, read_conversations
 from pipeline.data.dice import band, throw, throw_again
 from pipeline.data.faults import errors
@@ -78,26 +78,44 @@ def test_every_category_of_the_shipped_corpus_is_held_out(shipped: Corpus) -> No
 def test_every_drill_line_occurs_once_and_in_its_own_part(tmp_path: Path, shipped: Corpus) -> None:
     for split in ("train", "dev", "test"):
         pool = exercises(shipped.drills, split)
-        groups = choose(pool, 10_000, random.Random(1))
+        groups = choose(pool, random.Random(1))
         lines = [one.drill.player.text for group in groups for one in group]
         assert len(set(lines)) == len(lines) >= len(pool) - 2
         assert {split_of_line(line) for line in lines} == {split}
         assert {len(group) for group in groups} <= {3, 4, 5, 6}
 
 
-def test_few_conversations_are_balanced_over_calls(shipped: Corpus) -> None:
+def test_few_lines_are_balanced_over_calls_and_dealt_once(shipped: Corpus) -> None:
     pool = exercises(shipped.drills, "train")
-    groups = choose(pool, 60, random.Random(1))
+    groups = choose_families(pool, 240, 11, random.Random(1))
+    assert [len(group) for group in groups] == [12] * 20 and all(group[0].drill.call for group in groups)
+    assert len({one.drill.player.text for group in groups for one in group}) == 240
     kinds = Counter(one.kind for group in groups for one in group)
-    assert len(groups) == 60
-    assert kinds.pop("none") == pytest.approx(60, abs=8)
+    assert kinds.pop("none") == pytest.approx(60, abs=2)
     assert max(kinds.values()) - min(kinds.values()) <= 3
+
+
+def test_a_family_begins_alike_and_every_line_ends_it_in_its_own_way(shipped: Corpus) -> None:
+    rng, begun = random.Random(4), 0
+    for group in choose_families(exercises(shipped.drills, "train"), 600, 9, rng):
+        family = compose_family("x", group, SETTINGS, VOCABULARY, rng)
+        begun += len(family) == len(group) - 1
+        assert len(family) >= len(group) - 1
+        starts = (
+            {one.scenario.system() for one in family},
+            {one.scenario.turns[: -2 - 2 * one.ends_on_call] for one in family},
+        )
+        assert [len(start) for start in starts] == [1, 1]
+        for one in family:
+            faults = check_source(Source("composed/x.md", render(one.scenario)), VOCABULARY).faults
+            assert [fault for fault in errors(faults) if fault.code != "length"] == []
+    assert 30 < begun < 55
 
 
 def test_every_composed_conversation_passes_the_checker(shipped: Corpus) -> None:
     rng = random.Random(3)
     ends = []
-    for group in choose(exercises(shipped.drills, "train"), 300, rng):
+    for group in choose(exercises(shipped.drills, "train"), rng)[:300]:
         composed = compose("x", group, SETTINGS, VOCABULARY, rng)
         assert errors(check_source(Source("composed/x.md", render(composed.scenario)), VOCABULARY).faults) == []
         if group[-1].drill.call:

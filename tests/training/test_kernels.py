@@ -20,27 +20,44 @@ def tuned(base, dtype=torch.float32):
 def conversations():
     drawn = torch.Generator().manual_seed(5)
     return [
-        Sample(str(n), tuple(torch.randint(3, 320, (n,), generator=drawn).tolist()), tuple(range(n // 2, n)))
-        for n in (40, 17, 61)
+        sample(str(n), torch.randint(3, 320, (n,), generator=drawn).tolist(), range(n // 2, n)) for n in (40, 17, 61)
     ]
+
+
+def sample(name, ids, targets, group=""):
+    return Sample(name, tuple(ids), tuple(targets), tuple(1.0 + target % 3 for target in targets), group=group)
+
+
+def family():
+    """Three that share 30 tokens, two trained ones among them, and go on for 5, 200 and 11 tokens of their own."""
+    drawn = torch.Generator().manual_seed(6)
+    stem = torch.randint(3, 320, (30,), generator=drawn).tolist()
+    members = []
+    for first, count in ((3, 5), (4, 200), (5, 11)):
+        rest = [first, *torch.randint(3, 320, (count - 1,), generator=drawn).tolist()]
+        targets = range(30, 30 + count) if members else [12, 29, *range(30, 30 + count)]
+        members.append(sample(f"f{first}", [*stem, *rest], targets, group="f"))
+    return members
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_packed_supervised_loss_equals_the_full_logits_of_each_conversation_alone(architecture, base_of):
     model = tuned(base_of(architecture))
     expected = 0.0
+    everything = [*conversations(), *family()]
     model.base_model.model.set_attn_implementation("sdpa")
     with torch.no_grad():
-        for sample in conversations():
+        for sample in everything:
             ids = torch.tensor([sample.ids])
             logits = model(input_ids=ids).logits[0].float()
             goals = torch.tensor([sample.ids[target] for target in sample.targets])
             at = torch.tensor(sample.targets) - 1
-            expected += float(torch.nn.functional.cross_entropy(logits[at], goals, reduction="sum"))
+            losses = torch.nn.functional.cross_entropy(logits[at], goals, reduction="none")
+            expected += float(losses @ torch.tensor(sample.shares))
     model.base_model.model.set_attn_implementation(attention.register())
     trainer.install_loss(model)
     with torch.no_grad():
-        packed = float(trainer.row_loss(model, batches.micro_batch(conversations())))
+        packed = float(trainer.row_loss(model, batches.micro_batch(batches.families(everything))))
     assert packed == pytest.approx(expected, rel=2e-5)
 
 
@@ -50,23 +67,23 @@ def test_a_packed_conversation_does_not_see_its_neighbours(base_of):
     positions = torch.cat([torch.arange(30), torch.arange(25)])[None]
     row = torch.cat([first, second], dim=1)
     with torch.no_grad():
-        alone = model(input_ids=second, position_ids=torch.arange(25)[None], lengths=(25,)).last_hidden_state
-        packed = model(input_ids=row, position_ids=positions, lengths=(30, 25)).last_hidden_state[:, 30:]
-        leaking = model(input_ids=row, position_ids=positions, lengths=(55,)).last_hidden_state[:, 30:]
+        alone = model(input_ids=second, position_ids=torch.arange(25)[None], layouts=((25,),)).last_hidden_state
+        packed = model(input_ids=row, position_ids=positions, layouts=((30,), (25,))).last_hidden_state[:, 30:]
+        leaking = model(input_ids=row, position_ids=positions, layouts=((55,),)).last_hidden_state[:, 30:]
     assert torch.allclose(alone, packed, atol=1e-5)
     assert not torch.allclose(alone, leaking, atol=1e-2)
 
 
+@pytest.mark.parametrize("layouts", [((300,), (5,), (190,)), ((90,), (45, 7, 100, 3, 250))])
 @pytest.mark.parametrize("window", [None, 50])
-def test_blocked_attention_is_attention(window):
+def test_blocked_attention_is_attention(window, layouts):
     torch.manual_seed(0)
-    lengths = (300, 5, 190)
     shapes = [(1, 6, 495, 16), (1, 2, 495, 16), (1, 2, 495, 16)]
     plain = [torch.randn(shape).bfloat16().float().requires_grad_() for shape in shapes]
     fast = [tensor.detach().bfloat16().requires_grad_() for tensor in plain]
     module, outer = torch.nn.Module(), torch.randn(1, 495, 6, 16).bfloat16()
-    expected, _ = attention.packed_attention(module, *plain, None, lengths=lengths, sliding_window=window)
-    result, _ = attention.packed_attention(module, *fast, None, lengths=lengths, sliding_window=window)
+    expected, _ = attention.packed_attention(module, *plain, None, layouts=layouts, sliding_window=window)
+    result, _ = attention.packed_attention(module, *fast, None, layouts=layouts, sliding_window=window)
     expected.backward(outer.float())
     result.backward(outer)
     pairs = [(expected, result), *((a.grad, b.grad) for a, b in zip(plain, fast, strict=True))]
@@ -100,14 +117,15 @@ def test_the_chunked_loss_is_cross_entropy(softcap, frozen, monkeypatch):
     torch.manual_seed(2)
     weight, labels = torch.randn(50, 8, requires_grad=not frozen), torch.randint(0, 50, (11,))
     hidden = torch.randn(11, 8, requires_grad=True)
-    loss = kernels.head_loss(hidden, weight, labels, softcap)
-    (loss / 11).backward()
+    shares = torch.rand(11)
+    loss = kernels.head_loss(hidden, weight, labels, shares, softcap)
+    loss.backward()
     copy = hidden.detach().clone().requires_grad_()
     logits = copy @ weight.detach().t()
     logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
-    right = torch.nn.functional.cross_entropy(logits, labels)
+    right = torch.nn.functional.cross_entropy(logits, labels, reduction="none") @ shares
     right.backward()
-    assert torch.allclose(loss / 11, right) and torch.allclose(hidden.grad, copy.grad, atol=1e-6)
+    assert torch.allclose(loss, right) and torch.allclose(hidden.grad, copy.grad, atol=1e-6)
 
 
 def test_lora_lies_on_the_language_models_projections_alone(base_of):

@@ -110,7 +110,7 @@ def metrics_lines(out):
 
 
 def test_out_of_memory_halves_the_rows_and_loses_no_step(base_of, dataset, config, tmp_path, stage, monkeypatch):
-    expected = run(dataset, base_of("llama"), config, tmp_path / "calm", stage)
+    run(dataset, base_of("llama"), config, tmp_path / "calm", stage)
     real, seen = trainer.row_loss, []
 
     def crowded(model, batch):
@@ -120,10 +120,12 @@ def test_out_of_memory_halves_the_rows_and_loses_no_step(base_of, dataset, confi
         return real(model, batch)
 
     monkeypatch.setattr(trainer, "row_loss", crowded)
-    result = run(dataset, base_of("llama"), config, tmp_path / "crowded", stage)
+    run(dataset, base_of("llama"), config, tmp_path / "crowded", stage)
     assert max(seen) > 200 and seen[-1] <= 200
-    assert [e["tokens"] for e in metrics(tmp_path / "crowded")] == [e["tokens"] for e in metrics(tmp_path / "calm")]
-    assert math.isclose(result.final_loss, expected.final_loss, rel_tol=1e-2)
+    crowded_steps, calm_steps = metrics(tmp_path / "crowded"), metrics(tmp_path / "calm")
+    assert [e["tokens"] for e in crowded_steps] == [e["tokens"] for e in calm_steps]
+    for one, other in zip(crowded_steps[:8], calm_steps[:8], strict=True):  # then rounding has its way
+        assert math.isclose(one["loss"], other["loss"], rel_tol=1e-3)
 
 
 def test_a_conversation_that_never_fits_is_an_explained_failure(base_of, dataset, config, tmp_path, stage, monkeypatch):

@@ -15,7 +15,7 @@ from pipeline.data.drills import Drill, DrillFile, DrillSection
 from pipeline.data.scenario import Kind, PartyMember, Scenario, Turn
 from pipeline.data.settings import Settings
 from pipeline.data.split import normalised, split_of_line
-from pipeline.data.tools import Call, Vocabulary
+from pipeline.data.tools import Call, Matched, Vocabulary
 
 CATEGORY = "drills"
 _SIZES = (3, 4, 5)
@@ -105,7 +105,8 @@ def compose_family(
     name: str, group: Sequence[Exercise], settings: Settings, vocabulary: Vocabulary, rng: random.Random
 ) -> list[Composed]:
     """A conversation for every line of the group but the first, with which they begin; in some the game has just
-    begun, and every line has one. All end on the DM's reply to their line."""
+    begun, and every line has one. All end on the DM's reply to their line; where that may bring further calls, when
+    none is due any more."""
     world, place = settings.place(rng)
     scene = _Scene(settings.party(rng, rng.randint(2, 4)), vocabulary, rng)
     beginning: list[Turn] = []
@@ -124,7 +125,7 @@ def compose_family(
         Composed(
             _scenario(f"{name}/{number}", exercise, world, place, party, [*beginning, *end]),
             (exercise,),
-            exercise.drill.call is not None,
+            exercise.drill.call is not None and not exercise.drill.then,
         )
         for number, (exercise, end) in enumerate(zip(branches, ends, strict=True))
     ]
@@ -193,22 +194,31 @@ class _Scene:
         user = Turn(Kind.USER, fill(drill.player.text))
         if drill.call is None:
             return [user, Turn(Kind.DM, fill(drill.dm.text))]
-        call = Call(drill.call.tool, fill(drill.call.arguments))
+        turns, said, total, outcome = [user], fill(drill.dm.text), "", "Outcome"
+        for template in (drill.call, *drill.then):
+            call = Call(template.tool, fill(template.arguments).replace("{total}", total))
+            matched = self._match(call, exercise)
+            if not follows(matched, outcome):
+                break
+            turns.append(Turn(Kind.DM, f"{said}\n\n{call}"))
+            result, well = throw(matched, self._rng)
+            turns.append(Turn(Kind.TOOLCALL, result))
+            total = (self._vocabulary.match_result(matched, result) or {}).get("total", "")
+            outcome = "Outcome" if matched.form.outcome != "check" else "Success" if well else "Failure"
+            said = fill(self._rng.choice(exercise.section.outcomes[outcome]).text)
+            self._note(matched)
+        return [*turns, Turn(Kind.DM, said)]
+
+    def _match(self, call: Call, exercise: Exercise) -> Matched:
         matched = self._vocabulary.match(call)
         if matched is None:
-            raise ValueError(f"{exercise.path}:{drill.call_line}: {call} is not in the vocabulary")
+            raise ValueError(f"{exercise.path}:{exercise.drill.call_line}: {call} is not in the vocabulary")
+        return matched
+
+    def _note(self, matched: Matched) -> None:
         if matched.form.hit_points != "none":
             amount = int(matched.values["amount"])
             self.changes.append((matched.values["name"], amount if matched.form.hit_points == "gain" else -amount))
-        result, well = throw(matched, self._rng)
-        outcome = "Outcome" if matched.form.outcome != "check" else "Success" if well else "Failure"
-        line = self._rng.choice(exercise.section.outcomes[outcome])
-        return [
-            user,
-            Turn(Kind.DM, f"{fill(drill.dm.text)}\n\n{call}"),
-            Turn(Kind.TOOLCALL, result),
-            Turn(Kind.DM, fill(line.text)),
-        ]
 
     def fitted(self, changes: Sequence[tuple[str, int]]) -> list[PartyMember]:
         """The party with hit points that stay in 0…max."""
@@ -216,3 +226,8 @@ class _Scene:
             fit_hit_points(member, [amount for name, amount in changes if name == member.name], self._rng)
             for member in self._party
         ]
+
+
+def follows(matched: Matched, outcome: str) -> bool:
+    """Whether an announced call is due: after a roll that can fail, harm follows failure and all else success."""
+    return outcome == "Outcome" or (outcome == "Failure") == (matched.form.hit_points == "loss")

@@ -30,12 +30,15 @@ class Line:
 @dataclass(frozen=True, slots=True)
 class Drill:
     """A player's line, what the DM says before the call (or in answer), and the call that is due, if any.
-    Texts and arguments may hold {hero} and {ally}."""
+
+    `then` are the calls that follow one another after its result, as the line has announced them. Texts and arguments
+    may hold {hero} and {ally}; a health call that follows dice may hold {total}."""
 
     player: Line
     dm: Line
     call: Call | None
     call_line: int
+    then: tuple[Call, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +111,17 @@ def _section(block: _Block, faults: Faults) -> DrillSection:
 
 
 def _drill(item: _Item, call: Call | None, title: str, faults: Faults) -> Drill | None:
-    own = title not in ("none",) and call is None
     below = list(item.below)
+    calls: list[Call] = []
     call_line = item.line
-    if own:
-        found = find_calls(below[-1].text) if below else []
-        if len(found) != 1 or found[0].end - found[0].start != len(below[-1].text):
+    while below and title != "none" and (found := _sole_call(below[-1])):
+        calls.insert(0, found)
+        call_line = below.pop().line
+    if call is None and title != "none":
+        if not calls:
             faults.add(item.line, item.column, "drill-call", f"{shown(item.text)} has no call of its own")
             return None
-        call, call_line = found[0], below.pop().line
+        call = calls.pop(0)
     if len(below) != 1 or below[0].below or not item.text:
         what = (
             f"{shown(item.text)} has {len(below)} DM lines below it"
@@ -126,7 +131,14 @@ def _drill(item: _Item, call: Call | None, title: str, faults: Faults) -> Drill 
         faults.add(item.line, item.column, "drill", what)
         return None
     dm = below[0]
-    return Drill(Line(item.text, item.line, item.column), Line(dm.text, dm.line, dm.column), call, call_line)
+    player = Line(item.text, item.line, item.column)
+    return Drill(player, Line(dm.text, dm.line, dm.column), call, call_line, tuple(calls))
+
+
+def _sole_call(item: _Item) -> Call | None:
+    """The call, where the bullet is nothing else."""
+    found = find_calls(item.text)
+    return found[0] if len(found) == 1 and found[0].end - found[0].start == len(item.text) else None
 
 
 def _outcomes(block: _Block, section: DrillSection, faults: Faults) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 
 from pipeline.data.checks.policy import check_cues, check_said
 from pipeline.data.checks.turns import explain_call
@@ -12,6 +14,7 @@ from pipeline.data.tools import Matched, Vocabulary, find_calls
 
 _BRACES = re.compile(r"\{[^{}\n]*\}?|\}")
 _PLACES = ("{hero}", "{ally}")
+_TOTAL = "{total}"  # of the dice just thrown, in a health call that follows them
 _LONG = 600  # characters
 
 
@@ -20,6 +23,7 @@ def check_drills(file: DrillFile, vocabulary: Vocabulary, faults: Faults) -> Non
         if not section.drills:
             faults.add(section.line, 1, "drill-section", f"{shown('## ' + section.title)} has no lines")
         matched = [drill_call(drill, section, vocabulary, faults) for drill in section.drills]
+        matched += [match for drill in section.drills for match in _then(drill, vocabulary, faults)]
         _outcomes(section, [match for match in matched if match], faults)
         for drill in section.drills:
             _texts(drill, faults)
@@ -36,6 +40,33 @@ def drill_call(drill: Drill, section: DrillSection, vocabulary: Vocabulary, faul
     topic = section.title.strip("[]")
     if not find_calls(section.title) and topic not in (matched.tool.name, matched.form.name):
         faults.add(drill.call_line, 1, "drill-call", f"{drill.call} stands below {shown('## ' + section.title)}")
+    _names(matched, drill, vocabulary, faults)
+    check_cues(drill.player.text, str(drill.call)[1:-1], drill.player.line, faults)
+    check_said(matched.values, drill.player.text, drill.player.text, vocabulary, drill.call_line, faults)
+    return matched
+
+
+def _then(drill: Drill, vocabulary: Vocabulary, faults: Faults) -> Iterator[Matched]:
+    """The forms of the calls that follow. {total} stands for a number: that of the dice just before."""
+    before = drill.call
+    for call in drill.then:
+        counts = _TOTAL in call.arguments
+        matched = vocabulary.match(replace(call, arguments=call.arguments.replace(_TOTAL, "1")))
+        if counts and not (before and (dice := vocabulary.match(before)) and dice.form.name == "dice"):
+            faults.add(
+                drill.call_line, 1, "placeholder", f"{call} does not follow dice", f"say the number, not {_TOTAL}"
+            )
+        elif matched is None:
+            explain_call(call, vocabulary, drill.call_line, 1, faults)
+        else:
+            _names(matched, drill, vocabulary, faults)
+            said = {name: value for name, value in matched.values.items() if not (counts and value == "1")}
+            check_said(said, drill.player.text, drill.player.text, vocabulary, drill.call_line, faults)
+            yield matched
+        before = call
+
+
+def _names(matched: Matched, drill: Drill, vocabulary: Vocabulary, faults: Faults) -> None:
     for name, value in matched.values.items():
         slot = vocabulary.slots[name]
         if slot.kind == "party" and value not in (*_PLACES, *slot.values):
@@ -43,9 +74,6 @@ def drill_call(drill: Drill, section: DrillSection, vocabulary: Vocabulary, faul
                        f"use {{hero}}, {{ally}} or {', '.join(slot.values)}")  # fmt: skip
         elif slot.kind == "party" and value in _PLACES and value not in drill.player.text:
             faults.add(drill.call_line, 1, "whose", f"the player's line does not name {value}")
-    check_cues(drill.player.text, str(drill.call)[1:-1], drill.player.line, faults)
-    check_said(matched.values, drill.player.text, drill.player.text, vocabulary, drill.call_line, faults)
-    return matched
 
 
 def _outcomes(section: DrillSection, matched: list[Matched], faults: Faults) -> None:

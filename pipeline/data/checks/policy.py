@@ -21,7 +21,11 @@ _SELF = re.compile(r"\b(?:I|me|my|mine|myself|we|us|our|i'm|i|I'm|I'll|I've)\b")
 _COUNTING = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 _TEENS = ("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty")
 _NUMBERS = {word: str(number) for number, word in enumerate([*_COUNTING, *_TEENS])} | {"plus": "+", "minus": "-"}
+_NUMBERS |= {"sixes": "6"} | {
+    f"{word}s": number for word, number in _NUMBERS.items() if word in ("four", "eight", "ten")
+}
 _NUMBER_WORD = re.compile(r"\b(?:" + "|".join(_NUMBERS) + r")\b")
+_DICE_WORD = re.compile(r"\b(?:[0-9]* ?d ?[0-9]+|[0-9]+-side(?:d|rs?)|dice|die)\b")
 _RECENT = 4  # turns within which a "he" still means who was named
 
 
@@ -105,8 +109,13 @@ def _digits(text: str) -> str:
 
 
 def _dice_said(formula: str, before: str) -> bool:
-    said = re.sub(r"\s", "", _digits(before))
-    return formula in said or (formula.startswith("1d") and formula[1:] in said)
+    """Whether the text names the formula: as it is written, or as dice in words with each of its numbers."""
+    digits = _digits(before)
+    said = re.sub(r"\s", "", digits)
+    if formula in said or (formula.startswith("1d") and formula[1:] in said):
+        return True
+    wanted = set(re.findall(r"[0-9]+", formula.removeprefix("1d")))
+    return bool(_DICE_WORD.search(digits)) and wanted <= set(re.findall(r"[0-9]+", digits))
 
 
 def _stem(word: str) -> str:

@@ -97,6 +97,24 @@ def validate(json_output: Json = False) -> None:
 
 
 @app.command()
+def verify(
+    run: Annotated[
+        str | None, typer.Argument(help="A run's id, the begin of one, or its folder; the shipped files when left out.")
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """Build a run again from its manifest and compare every digest; or check the shipped files against their papers."""
+    from pipeline import verify as verification
+    from pipeline.config import load, preset_path
+
+    settings, reporter = load(preset_path("default")), Reporter(pick_mode(json_output))
+    if run is None:
+        verification.shelf(settings, reporter)
+    else:
+        verification.verify(run, settings, reporter)
+
+
+@app.command()
 def setup(llama_source: Annotated[Path | None, typer.Option(help="A llama.cpp checkout or tar.gz.")] = None) -> None:
     """Build llama.cpp into the cache, so that later commands find it there."""
     from pipeline.config import Config

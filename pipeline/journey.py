@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pipeline.bases.catalog import Facts
 
 _CODE = Path(__file__).parent
+_DECIDES = ("data", "bases", "training", "export", "validation", "gguf_file.py")  # code that a run's name covers
 _PINNED = ("torch", "transformers", "trl", "peft", "accelerate", "safetensors", "tokenizers", "gguf", "numpy")
 
 
@@ -53,7 +54,7 @@ class Journey:
         settings = self.config.model_dump(
             mode="json", exclude={"output_dir", "cache_dir", "models_dir", "gate", "runtime", "accept_licences"}
         )
-        code = code_digest("data", "bases", "training", "export", "validation", "gguf_file.py")
+        code = code_digest(*_DECIDES)
         identity = files.sha256_json([settings, self.inputs, code, versions(), self.threads])
         run = Run(self.config.output_dir / f"{self.config.preset}-{identity[:10]}")
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -143,20 +144,37 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield
 
 
-def close_manifest(journey: Journey, base: BaseModel, llama: LlamaCpp, promoted: dict[str, str]) -> None:
-    """Write down what the run rests on; an unchanged manifest is left as it is."""
-    run = journey.run
-    manifest = run.manifest() | {
+def describe(journey: Journey, base: BaseModel | None = None, llama: LlamaCpp | None = None) -> dict[str, Any]:
+    """What the run rests on: settings, digests of its inputs, versions and machine; base and llama.cpp where given."""
+    origin = {"base": {"name": base.name, "digest": base.digest, "origin": base.origin}} if base else {}
+    tools = {"llama_cpp": {"commit": llama.commit, "build_flags": list(llama.build_flags)}} if llama else {}
+    return {
         "config": journey.config.model_dump(mode="json"),
-        "inputs": {"data": journey.inputs, "base": {"name": base.name, "digest": base.digest, "origin": base.origin}},
-        "llama_cpp": {"commit": llama.commit, "build_flags": list(llama.build_flags)},
+        "inputs": {"data": journey.inputs} | origin,
+        "code": code_digest(*_DECIDES),
         "versions": versions() | {"dm-forge": __version__, "python": platform.python_version()},
-        "host": {"system": platform.system(), "machine": platform.machine(), "threads": journey.threads},
-        "promoted": promoted,
-        "exit": 0,
+        "host": host() | {"threads": journey.threads},
+    } | tools
+
+
+def host() -> dict[str, Any]:
+    """What of the machine may change a result's last bits."""
+    from pipeline.environment import hardware
+
+    device = hardware.cuda()[0].value or ("Apple Metal" if hardware.metal().value else "CPU")
+    return {
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "cpu": hardware.cpu_model(),
+        "device": device,
     }
-    if manifest != run.manifest():
-        run.write_manifest(manifest)
+
+
+def close_manifest(journey: Journey, facts: dict[str, Any], promoted: dict[str, str]) -> None:
+    """Write down what the run rests on and what was promoted; an unchanged manifest is left as it is."""
+    manifest = journey.run.manifest() | facts | {"promoted": promoted, "exit": 0}
+    if manifest != journey.run.manifest():
+        journey.run.write_manifest(manifest)
 
 
 def machine_facts() -> Facts:

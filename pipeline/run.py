@@ -20,6 +20,7 @@ from pipeline.journey import (
     Outcome,
     close_manifest,
     code_digest,
+    describe,
     exclusive,
     llama_identity,
     machine_facts,
@@ -289,8 +290,9 @@ def promote(journey: Journey, base: BaseModel, dataset: Dataset, llama: LlamaCpp
     """Through the gate into the app's folder, then the manifest, last."""
     run, quantisation = journey.run, journey.config.export.quantization
     shipping.require_gate(run, journey.config, result)
-    target, projector, shelf = shipping.ship(run, base, quantisation, result, journey.config.models_dir)
-    close_manifest(journey, base, llama, {str(target): shelf["sha256"]})
+    facts = describe(journey, base, llama)
+    target, projector, shelf = shipping.ship(run, base, quantisation, result, journey.config.models_dir, facts)
+    close_manifest(journey, facts, {str(target): shelf["sha256"]})
     reason = f"{base.name} reads text only" if not base.multimodal else "the projector was not exported"
     return Outcome(target, projector, reason, shelf)
 

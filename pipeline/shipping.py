@@ -73,13 +73,30 @@ def require_runtime(runtime: str | None, gguf: Path) -> None:
 
 
 def ship(
-    run: Run, base: BaseModel, quantisation: str, result: dict[str, Any], models_dir: Path, mmproj: Path | None = None
+    run: Run,
+    base: BaseModel,
+    quantisation: str,
+    result: dict[str, Any],
+    models_dir: Path,
+    facts: dict[str, Any],
+    mmproj: Path | None = None,
 ) -> tuple[Path, Path | None, dict[str, Any]]:
-    """Put the model on the shelf with everything that the app needs; returns model, mmproj and metadata."""
+    """Put the model on the shelf with everything that the app needs; returns model, mmproj and metadata.
+
+    `facts` are what the run rests on (see pipeline.journey.describe), for the papers beside the model.
+    """
     from pipeline.integration import cactus, types
+    from pipeline.provenance import papers
 
     metadata = store.metadata_for(run, base, quantisation, result)
-    model, projector = store.promote(run.export / f"model-{quantisation}.gguf", mmproj, metadata, models_dir, base.name)
+    model, projector = store.promote(
+        run.export / f"model-{quantisation}.gguf",
+        mmproj,
+        metadata,
+        models_dir,
+        base.name,
+        papers.write(run, base, facts, metadata, mmproj),
+    )
     cactus.write(models_dir, cactus.config(model, projector))
     types.write(models_dir)
     return model, projector, metadata

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pipeline.errors import ValidationError
 _CONTEXT = 2048  # tokens: what the app asks its runtime for
 
 METADATA = "model-metadata.json"
+PAPERS = {"bill": ".cdx.json", "statement": ".provenance.json"}  # beside the model, named after it
 VERSIONS = "versions"  # beside the shipped files: one folder for each model that was shipped before
 _KEPT = 3
 _SHORT = 12  # letters of a digest that name a version
@@ -45,11 +47,17 @@ def metadata_for(run: Run, base: BaseModel, quantisation: str, result: dict[str,
 
 
 def promote(
-    model: Path, mmproj: Path | None, metadata: dict[str, Any], models_dir: Path, base: str
+    model: Path,
+    mmproj: Path | None,
+    metadata: dict[str, Any],
+    models_dir: Path,
+    base: str,
+    papers: Mapping[str, bytes] | None = None,
 ) -> tuple[Path, Path | None]:
     """Put the files under their names for the app and write the metadata; returns the model's and mmproj's path.
 
-    What was there before is kept under versions/ first; equal bytes are left as they are.
+    What was there before is kept under versions/ first; equal bytes are left as they are. `papers` are the contents of
+    the files of PAPERS; those that are not given are removed, as they would speak of another model.
     """
     models_dir.mkdir(parents=True, exist_ok=True)
     before = current(models_dir)
@@ -61,6 +69,11 @@ def promote(
         files.link_or_copy(mmproj, projector)
     else:
         projector.unlink(missing_ok=True)
+    for paper, path in _papers(models_dir, f"custom-dnd-{base}").items():
+        if papers and paper in papers:
+            files.write_bytes(path, papers[paper])
+        else:
+            path.unlink(missing_ok=True)
     files.write_json(models_dir / METADATA, metadata)
     return target, projector if mmproj else None
 
@@ -110,7 +123,7 @@ def rollback(models_dir: Path, version: str | None = None) -> dict[str, Any]:
             fix="train again: the same inputs give the same bytes",
         )
     base = chosen["model_name"].removeprefix("custom-dnd-")
-    promote(model, mmproj if mmproj.is_file() else None, chosen, models_dir, base)
+    promote(model, mmproj if mmproj.is_file() else None, chosen, models_dir, base, _read_papers(folder, model.stem))
     files.remove(folder)
     return chosen
 
@@ -118,7 +131,8 @@ def rollback(models_dir: Path, version: str | None = None) -> dict[str, Any]:
 def _keep(models_dir: Path, metadata: dict[str, Any]) -> None:
     """Link the shipped files into versions/, and drop the oldest ones beyond the limit."""
     folder = models_dir / VERSIONS / metadata["sha256"][:_SHORT]
-    for path in _names(models_dir, metadata["model_name"]):
+    name = metadata["model_name"]
+    for path in (*_names(models_dir, name), *_papers(models_dir, name).values()):
         if path.is_file():
             files.link_or_copy(path, folder / path.name)
     files.write_json(folder / METADATA, metadata)
@@ -128,6 +142,19 @@ def _keep(models_dir: Path, metadata: dict[str, Any]) -> None:
 
 def _is_called(metadata: dict[str, Any], version: str) -> bool:
     return bool(metadata["run_id"] == version or metadata["sha256"].startswith(version))
+
+
+def papers(models_dir: Path, metadata: dict[str, Any]) -> dict[str, Path]:
+    """Where the shipped model's bill of materials and provenance statement lie."""
+    return _papers(models_dir, metadata["model_name"])
+
+
+def _papers(folder: Path, name: str) -> dict[str, Path]:
+    return {paper: folder / f"{name}{suffix}" for paper, suffix in PAPERS.items()}
+
+
+def _read_papers(folder: Path, name: str) -> dict[str, bytes]:
+    return {paper: path.read_bytes() for paper, path in _papers(folder, name).items() if path.is_file()}
 
 
 def _names(folder: Path, name: str) -> tuple[Path, Path]:

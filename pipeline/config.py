@@ -24,6 +24,9 @@ class DataConfig(Section):
     drill_branches: int = Field(
         10, ge=1, le=64, description="training conversations from drills that begin alike and end differently"
     )
+    scenario_weight: float = Field(
+        0.3, gt=0, le=10, description="how often a training scenario is drawn for each time a family of drills is"
+    )
     augmentations: int = Field(0, ge=0, le=10, description="augmented twins of each training scenario")
     renaming: bool = Field(True, description="augmentation: rename party members, worlds and places")
     dice: bool = Field(True, description="augmentation: re-roll dice within the same outcome band")
@@ -40,7 +43,9 @@ class LoraConfig(Section):
 class TrainingConfig(Section):
     method: Literal["auto", "lora", "qlora", "full"] = "auto"
     lora: LoraConfig = LoraConfig()
-    learning_rate: float = Field(5e-4, gt=0, le=1.0, description="peak, per optimiser step")
+    learning_rate: float | None = Field(
+        None, gt=0, le=1.0, description="peak, per optimiser step; by the base's size when left out"
+    )
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: int = Field(20, ge=0, description="optimiser steps")
     weight_decay: float = Field(0.0, ge=0, le=1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -48,7 +49,9 @@ def build(config: DataConfig, seed: int, out: Path, stage: Stage | None = None) 
     conversations = [*_scenarios(corpus, config, settings, seed, stage)]
     for split in _SPLITS:
         conversations += _drills(corpus, config, settings, split, seed)
-    conversations = sorted(_weighted(conversations), key=lambda one: (_SPLITS.index(one.split), one.kind, one.id))
+    conversations = sorted(
+        _weighted(conversations, config), key=lambda one: (_SPLITS.index(one.split), one.kind, one.id)
+    )
     _require_training_part(conversations, config.folder)
     dataset = out / "dataset.jsonl"
     files.write_text(dataset, to_jsonl(conversations))
@@ -161,23 +164,26 @@ def _prove(scenario: Scenario, corpus: Corpus) -> None:
         )
 
 
-def _weighted(conversations: Sequence[Conversation]) -> list[Conversation]:
-    """Rare calls and small categories weigh a little more: the square root of how rare they are, within 0.5…2."""
+def _weighted(conversations: Sequence[Conversation], config: DataConfig) -> list[Conversation]:
+    """Scenarios with rare calls and of small categories weigh a little more: the square root of how rare they are,
+    within 0.5…2. Drills are dealt evenly over the calls, so each weighs one."""
     training = [one for one in conversations if one.split == "train"]
     categories = Counter(one.category for one in training)
     calls = Counter(name for one in training for name in _called(one))
     return [
-        replace(one, weight=_weight(one, categories, calls)) if one.split == "train" else one for one in conversations
+        replace(one, weight=round(_weight(one, categories, calls) * config.scenario_weight, 4))
+        if one.split == "train" and one.kind != "drills"
+        else one
+        for one in conversations
     ]
 
 
 def _weight(one: Conversation, categories: Counter[str], calls: Counter[str]) -> float:
-    rarities = [calls.total() / len(calls) / calls[name] for name in _called(one)]
-    if one.category != CATEGORY:
-        others = {name: number for name, number in categories.items() if name != CATEGORY}
-        rarities.append(sum(others.values()) / len(others) / categories[one.category])
-    mean = sum(rarity**0.5 for rarity in rarities) / len(rarities) if rarities else 1.0
-    return round(min(max(mean, 0.5), 2.0), 4)
+    rarities: list[float] = [calls.total() / len(calls) / calls[name] for name in _called(one)]
+    others = {name: number for name, number in categories.items() if name != CATEGORY}
+    rarities.append(sum(others.values()) / len(others) / categories[one.category])
+    mean = sum(map(math.sqrt, rarities)) / len(rarities)
+    return min(max(mean, 0.5), 2.0)
 
 
 def _called(conversation: Conversation) -> list[str]:

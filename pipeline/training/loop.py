@@ -67,9 +67,10 @@ def train(
     precision = adapter.pick_precision(device)
     layout = _memory_plan(base, config, work, device, precision, out)
     stage.note(f"{len(work.steps)} steps, {work.tokens:,} tokens on {device.type}; {precision.reason}")
-    stage.note(layout.reason)
+    rate = plan.pick_learning_rate(config, base)
+    stage.note(f"{layout.reason}; peak learning rate {rate:g}")
     model = build(base, config, layout, precision, seed)
-    trainer, resume = _trainer(model, tokenizer, work, config, layout, seed=seed, out=out, stage=stage)
+    trainer, resume = _trainer(model, tokenizer, work, config, layout, rate, seed=seed, out=out, stage=stage)
     _run(trainer, resume)
     return _finish(trainer, layout, out)
 
@@ -145,6 +146,7 @@ def _trainer(
     work: Work,
     config: TrainingConfig,
     layout: Plan,
+    rate: float,
     *,
     seed: int,
     out: Path,
@@ -176,7 +178,7 @@ def _trainer(
     trainer = ForgeTrainer(
         session=session,
         model=model,
-        args=_arguments(config, layout, len(work.steps), seed, out),
+        args=_arguments(config, layout, rate, len(work.steps), seed, out),
         processing_class=tokenizer,
         train_dataset=datasets.Dataset.from_dict(
             {"input_ids": [[0]], "labels": [[0]]}
@@ -189,14 +191,14 @@ def _evaluations(steps: int, count: int) -> frozenset[int]:
     return frozenset(max(1, round(steps * number / count)) for number in range(1, count + 1))
 
 
-def _arguments(config: TrainingConfig, layout: Plan, steps: int, seed: int, out: Path) -> Any:
+def _arguments(config: TrainingConfig, layout: Plan, rate: float, steps: int, seed: int, out: Path) -> Any:
     from trl import SFTConfig
 
     return SFTConfig(
         output_dir=str(out / "checkpoints"),
         max_steps=steps,
         per_device_train_batch_size=1,
-        learning_rate=config.learning_rate,
+        learning_rate=rate,
         weight_decay=config.weight_decay,
         max_grad_norm=config.gradient_clip,
         optim="adamw_torch_fused",

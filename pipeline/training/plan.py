@@ -23,6 +23,7 @@ _CPU_ROWS = (2048, 1024, 512)  # beyond 2048 tokens a CPU gains nothing: the pro
 _GPU_ROWS = (16384, 8192, 4096, 2048, 1024, 512)
 _BLOCK, _CHUNK = 192, 512  # attention.BLOCK and kernels.CHUNK; torch is not imported here, a test holds them equal
 _SLACK = 1.1  # fragmentation of the allocator
+_RATES = ((5e8, 2e-3), (2e9, 5e-4), (float("inf"), 2e-4))  # parameters below, peak learning rate of LoRA
 _ROOM = 0.9  # share of the free memory that may be planned for
 
 
@@ -166,6 +167,16 @@ def _parameters(path: Path) -> int:
                 size *= dimension
             count += size
     return count
+
+
+def pick_learning_rate(config: TrainingConfig, base: BaseModel) -> float:
+    """The peak rate asked for, else one for the base's size: measured for SmolLM2-135M (docs/data.md), for larger ones
+    what adapters are usually trained with; full fine-tuning takes a tenth."""
+    if config.learning_rate is not None:
+        return config.learning_rate
+    parameters = shape_of(base.path).parameters
+    rate = next(rate for limit, rate in _RATES if parameters < limit)
+    return rate / 10 if config.method == "full" else rate
 
 
 def free_memory(root: Path = Path("/")) -> int:

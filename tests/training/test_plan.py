@@ -81,3 +81,9 @@ def test_a_run_keeps_its_plan_and_another_run_makes_its_own(tmp_path, small):
 def test_a_base_without_sizes_is_named(tmp_path):
     with pytest.raises(BaseModelError, match="sizes"):
         plan.shape_of(tmp_path)
+
+
+def test_the_learning_rate_is_the_configs_or_follows_the_bases_size(small):
+    assert plan.pick_learning_rate(TrainingConfig(learning_rate=3e-4), small) == 3e-4
+    assert plan.pick_learning_rate(TrainingConfig(), small) == 2e-3
+    assert plan.pick_learning_rate(TrainingConfig(method="full"), small) == pytest.approx(2e-4)

@@ -60,7 +60,7 @@ def installed(locks: Path = LOCKS) -> tuple[Package, ...]:
     names = {name for name, _ in allowed}
     found = {canonical(one.metadata["Name"]): one for one in metadata.distributions()}
     return tuple(
-        Package(name, one.version, licence_of(one), allowed.get((name, one.version), ()))
+        Package(name, one.version, licence_in(cast(Message, one.metadata)), allowed.get((name, one.version), ()))
         for name, one in sorted(found.items())
         if name in names
     )
@@ -81,9 +81,8 @@ def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def licence_of(distribution: metadata.Distribution) -> Licence:
-    """The licence as the package's metadata has it; an ambiguous word such as "BSD" stays a name."""
-    about = cast(Message, distribution.metadata)
+def licence_in(about: Message) -> Licence:
+    """The licence as a package's metadata has it; an ambiguous word such as "BSD" stays a name."""
     if expression := about.get("License-Expression"):
         return Licence(str(expression), True)
     classifiers = [

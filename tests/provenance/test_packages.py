@@ -8,13 +8,11 @@ from pipeline.provenance import packages
 from pipeline.provenance.packages import Licence
 
 
-class Distribution:
-    """A distribution that has metadata only."""
-
-    def __init__(self, *lines):
-        self.metadata = Message()
-        for name, value in lines:
-            self.metadata[name] = value
+def metadata(lines):
+    about = Message()
+    for name, value in lines:
+        about[name] = value
+    return about
 
 
 CLASSIFIER = "License :: OSI Approved :: "
@@ -38,7 +36,7 @@ CLASSIFIER = "License :: OSI Approved :: "
     ],
 )
 def test_a_licence_is_what_the_package_says_and_no_more(lines, licence):
-    assert packages.licence_of(Distribution(*lines)) == licence
+    assert packages.licence_in(metadata(lines)) == licence
 
 
 def test_a_lock_gives_every_digest_of_every_version(tmp_path):

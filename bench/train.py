@@ -3,7 +3,9 @@
     python bench/train.py --base artifacts/cache/bases/smollm2-135m --dataset artifacts/runs/<run>/data/dataset.jsonl
 
 Every arm trains in a process of its own, one after another, round after round, so that a busy neighbour slows all of
-them alike; the table shows medians over the rounds and the ratio to the best of TRL's arms. On a machine that others use
+them alike; the table shows medians over the rounds and the ratio to the best of TRL's arms. Tokens are those of the
+conversations trained on, the same for all arms, though we compute what conversations of a family share only once; the
+loss weighs all supervised tokens alike, as theirs does, and a shared beginning is supervised once. On a machine that others use
 too, take `--threads 1 --clock cpu`: processor time of one thread is hardly touched by neighbours.
 """
 
@@ -83,6 +85,8 @@ def run_arm(options: argparse.Namespace) -> dict[str, float]:
     base = BaseModel("bench", options.base.resolve(), "bench", "", "")
     config = TrainingConfig(
         max_tokens=options.tokens,
+        call_weight=1.0,
+        learning_rate=5e-4,
         batch_tokens=options.batch_tokens,
         lora=LoraConfig(rank=options.rank, alpha=2 * options.rank),
         epochs=1000,
@@ -101,13 +105,27 @@ def run_arm(options: argparse.Namespace) -> dict[str, float]:
     trainer.install_loss(model)
     _pack_attention(model)
     supervised = sum(step.supervised_tokens for step in work.steps)
+    given = sum(len(ids) for ids, _ in _separate(work))
+    computed = work.tokens if options.arm == "dm-forge" else given
     return {
-        "tokens_per_second": work.tokens / seconds,
+        "tokens_per_second": given / seconds,
+        "computed_per_second": computed / seconds,
         "supervised_per_second": supervised / seconds,
         "peak_memory": peak,
         "held_out_loss": trainer.held_out_loss(model, work.held_out, 2048, torch.device("cpu")),
-        "work_per_token": work_per_token(model, supervised / work.tokens),
+        "work_per_token": work_per_token(model, supervised / computed),
     }
+
+
+def _separate(work: Any) -> list[tuple[tuple[int, ...], set[int]]]:
+    """Every conversation by itself, as the peers take it: its ids and which positions are supervised; those of a
+    family's shared beginning in its first conversation only."""
+    return [
+        (sample.ids, {target for target in sample.targets if number == 0 or target >= family.stem})
+        for step in work.steps
+        for family in step.families
+        for number, sample in enumerate(family.samples)
+    ]
 
 
 def _ours(base: Any, config: Any, options: argparse.Namespace, folder: Path) -> tuple[float, Any]:
@@ -147,12 +165,11 @@ def _trl(
     from transformers import AutoModelForCausalLM
     from trl import SFTConfig, SFTTrainer
 
-    samples = [sample for step in work.steps for sample in step.samples]
-    rows = {"input_ids": [], "labels": []}  # type: ignore[var-annotated]
-    for sample in samples:
-        wanted = set(sample.targets)
-        rows["input_ids"].append(list(sample.ids))
-        rows["labels"].append([token if index in wanted else -100 for index, token in enumerate(sample.ids)])
+    samples = _separate(work)
+    rows = {
+        "input_ids": [list(ids) for ids, _ in samples],
+        "labels": [[token if at in wanted else -100 for at, token in enumerate(ids)] for ids, wanted in samples],
+    }
     arm = options.arm
     packing = arm.endswith("packing")
     per_batch = 1 if packing else 4
@@ -236,7 +253,7 @@ def table(results: dict[str, list[dict[str, float]]], rate: float) -> str:
     for arm, values in medians.items():
         speed = values["tokens_per_second"]
         ratio = f"{speed / max(peers):.2f}" if peers else "-"
-        share = values["work_per_token"] * speed / rate
+        share = values["work_per_token"] * values["computed_per_second"] / rate
         lines.append(
             f"| {arm} | {speed:.0f} | {values['supervised_per_second']:.0f} | {ratio} | {share:.0%} "
             f"| {values['peak_memory'] / 1e9:.2f} | {values['held_out_loss']:.4f} |"

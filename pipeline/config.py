@@ -38,6 +38,7 @@ class LoraConfig(Section):
     alpha: int = Field(64, ge=1, le=1024)
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     targets: Literal["all-linear", "attention"] = "all-linear"
+    depth: float = Field(1.0, gt=0, le=1, description="share of the layers, from the top, that are tuned")
 
 
 class TrainingConfig(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from pipeline.training import attention, kernels
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 _PROJECTIONS = re.compile(r"\.(self_attn|attention|attn|mlp|feed_forward|block_sparse_moe)\.")
+_LAYER = re.compile(r"\.layers\.(\d+)\.")
 _ATTENTION = re.compile(r"\.(self_attn|attention|attn)\.")
 
 
@@ -105,18 +107,24 @@ def _four_bit() -> Any:
     )
 
 
-def lora_targets(model: Any, choice: str) -> list[str]:
-    """Full names of the linear layers that get LoRA: those inside the language model's attention and MLP blocks.
+def lora_targets(model: Any, config: LoraConfig) -> list[str]:
+    """Full names of the linear layers that get LoRA: those inside the attention and MLP blocks of the language model's
+    upper layers. Below them nothing is differentiated.
 
     Vision and audio towers, embeddings (Gemma 3n's per-layer ones too), routers and the head stay as they are.
     """
     decoder = model.get_decoder()
     prefix = next(name for name, module in model.named_modules() if module is decoder)
-    wanted = _ATTENTION if choice == "attention" else _PROJECTIONS
+    wanted = _ATTENTION if config.targets == "attention" else _PROJECTIONS
+    layers = int(decoder.config.num_hidden_layers)
+    lowest = layers - math.ceil(layers * config.depth)
     names = [
         f"{prefix}.{name}"
         for name, module in decoder.named_modules()
-        if isinstance(module, torch.nn.Linear) and ".layers." in f".{name}" and wanted.search(f".{name}.")
+        if isinstance(module, torch.nn.Linear)
+        and (layer := _LAYER.search(f".{name}"))
+        and int(layer[1]) >= lowest
+        and wanted.search(f".{name}.")
     ]
     if not names:
         raise TrainingError(
@@ -135,7 +143,7 @@ def attach_lora(model: Any, config: LoraConfig, seed: int, base_name: str) -> An
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
-        target_modules=_pattern(lora_targets(model, config.targets)),
+        target_modules=_pattern(lora_targets(model, config)),
         task_type="CAUSAL_LM",
     )
     model.name_or_path = base_name  # PEFT writes it into the adapter; a path of this machine has no place there
@@ -154,9 +162,15 @@ def unfreeze(model: Any) -> Any:
 
 
 def _pattern(names: list[str]) -> str:
-    """One expression for all names, layer numbers folded: the same text for the same architecture, every time."""
-    folded = sorted({re.sub(r"\\\.\d+(?=\\\.)", r"\\.\\d+", re.escape(name)) for name in names})
-    return "|".join(folded)
+    """One expression for all names, those that differ in their layer alone folded: the same text every time."""
+    layers: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        before, layer, after = _LAYER.split(name)
+        layers.setdefault((before, after), []).append(layer)
+    return "|".join(
+        f"{re.escape(before)}\\.layers\\.(?:{'|'.join(numbers)})\\.{re.escape(after)}"
+        for (before, after), numbers in sorted(layers.items())
+    )
 
 
 def trainable(model: Any) -> dict[str, torch.nn.Parameter]:

@@ -7,10 +7,11 @@ optimiser, and one chunk of logits. It is compared with the measured peak in tes
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,8 @@ def make(
     mean; available, resident: bytes free, and bytes this process holds already. Raises MachineError if none fits.
     """
     shape = shape_of(base.path)
+    if config.method != "full":  # below the tuned layers nothing is kept for a backward
+        shape = replace(shape, layers=math.ceil(shape.layers * config.lora.depth))
     tried: list[str] = []
     for method, recompute, row in _options(config, device, longest):
         size = 4 if method == "full" else width

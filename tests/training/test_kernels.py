@@ -129,13 +129,23 @@ def test_the_chunked_loss_is_cross_entropy(softcap, frozen, monkeypatch):
 
 
 def test_lora_lies_on_the_language_models_projections_alone(base_of):
-    names = adapter.lora_targets(adapter.load_base(base_of("gemma3n_text"), torch.float32), "all-linear")
+    names = adapter.lora_targets(adapter.load_base(base_of("gemma3n_text"), torch.float32), LoraConfig())
     assert {name.rsplit(".", 1)[1] for name in names} == {
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
     }  # fmt: skip
     assert not any("k_proj" in name and ".layers.25." in name for name in names)  # shares the keys of a lower layer
     llama = adapter.load_base(base_of("llama"), torch.float32)
-    assert all("self_attn" in name for name in adapter.lora_targets(llama, "attention"))
+    assert all("self_attn" in name for name in adapter.lora_targets(llama, LoraConfig(targets="attention")))
+
+
+def test_depth_tunes_the_upper_layers_and_differentiates_no_other(base_of):
+    base = base_of("gemma3n_text")
+    model = adapter.attach_lora(adapter.load_base(base, torch.float32), LoraConfig(rank=2, depth=0.3), 1, base.name)
+    layers = {int(name.split(".layers.")[1].split(".")[0]) for name in adapter.trainable(model)}
+    assert layers == set(range(21, 30))
+    trainer.install_loss(model)
+    trainer.row_loss(model, batches.micro_batch(batches.families(conversations()))).backward()
+    assert all(parameter.grad is not None for name, parameter in adapter.trainable(model).items() if "lora_B" in name)
 
 
 def test_precision_follows_the_processor():

@@ -50,12 +50,16 @@ class Journey:
         return inputs_digest(self.config.data)
 
     @cached_property
+    def code(self) -> str:
+        """Digest of the code that decides the outputs, as the run found it: an edit meanwhile is not this run's."""
+        return code_digest(*_DECIDES)
+
+    @cached_property
     def run(self) -> Run:
         settings = self.config.model_dump(
             mode="json", exclude={"output_dir", "cache_dir", "models_dir", "gate", "runtime", "accept_licences"}
         )
-        code = code_digest(*_DECIDES)
-        identity = files.sha256_json([settings, self.inputs, code, versions(), self.threads])
+        identity = files.sha256_json([settings, self.inputs, self.code, versions(), self.threads])
         run = Run(self.config.output_dir / f"{self.config.preset}-{identity[:10]}")
         run.folder.mkdir(parents=True, exist_ok=True)
         return run
@@ -151,7 +155,7 @@ def describe(journey: Journey, base: BaseModel | None = None, llama: LlamaCpp | 
     return {
         "config": journey.config.model_dump(mode="json"),
         "inputs": {"data": journey.inputs} | origin,
-        "code": code_digest(*_DECIDES),
+        "code": journey.code,
         "versions": versions() | {"dm-forge": __version__, "python": platform.python_version()},
         "host": host() | {"threads": journey.threads},
     } | tools

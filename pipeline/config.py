@@ -28,6 +28,7 @@ class DataConfig(Section):
         0.3, gt=0, le=10, description="how often a training scenario is drawn for each time a family of drills is"
     )
     augmentations: int = Field(0, ge=0, le=10, description="augmented twins of each training scenario")
+    paraphrases: bool = Field(True, description="augmentation: player's lines in the other words written for them")
     renaming: bool = Field(True, description="augmentation: rename party members, worlds and places")
     dice: bool = Field(True, description="augmentation: re-roll dice within the same outcome band")
     hit_points: bool = Field(True, description="augmentation: vary hit points and levels")

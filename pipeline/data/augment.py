@@ -1,4 +1,4 @@
-"""Twins of training scenarios: other names, places, hit points and dice; the same words and the same outcomes.
+"""Twins of training scenarios: other names, places, hit points, dice and player's words; the same calls and outcomes.
 
 What a later turn speaks of is left as it is. Every twin passes the checker, or it is not made.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -15,6 +16,7 @@ from pipeline.data.check import check_source
 from pipeline.data.compose import fit_hit_points
 from pipeline.data.dice import throw_again
 from pipeline.data.faults import errors
+from pipeline.data.paraphrases import Variant, rephrase
 from pipeline.data.scenario import Kind, PartyMember, Scenario, Turn, render
 from pipeline.data.settings import Settings, typical_hit_points
 from pipeline.data.source import Source
@@ -28,7 +30,12 @@ _SPEAKS_OF_SHEET = re.compile(r"\b(?:hit points?|hp|levels?)\b", re.IGNORECASE)
 
 
 def augment(
-    scenario: Scenario, config: DataConfig, settings: Settings, vocabulary: Vocabulary, seed: int
+    scenario: Scenario,
+    config: DataConfig,
+    settings: Settings,
+    vocabulary: Vocabulary,
+    seed: int,
+    variants: Sequence[Variant] = (),
 ) -> list[Scenario]:
     """At most `config.augmentations` twins that differ from the scenario and from one another."""
     twins: list[Scenario] = []
@@ -36,6 +43,8 @@ def augment(
     for number in range(1, config.augmentations + 1):
         rng = random.Random(f"{seed}/{scenario.id}/{number}")  # noqa: S311 - reproducible, not secret
         twin = scenario
+        if config.paraphrases:
+            twin = in_other_words(twin, variants, rng)
         if config.renaming:
             twin = rename(twin, settings, rng)
         if config.hit_points:
@@ -47,6 +56,15 @@ def augment(
             seen.add(text)
             twins.append(replace(twin, id=f"{scenario.id}~{number}"))
     return twins
+
+
+def in_other_words(scenario: Scenario, variants: Sequence[Variant], rng: random.Random) -> Scenario:
+    """Each player's line that has authored variants, said as one of them."""
+    lines: dict[str, list[str]] = {}
+    for variant in variants:
+        if variant.scenario == scenario.id:
+            lines.setdefault(variant.original, []).append(variant.line.text)
+    return rephrase(scenario, {original: rng.choice(texts) for original, texts in lines.items()})
 
 
 def rename(scenario: Scenario, settings: Settings, rng: random.Random) -> Scenario:

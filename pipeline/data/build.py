@@ -98,7 +98,7 @@ def _scenarios(
         split = split_of_scenario(scenario)
         found.append(_conversation(scenario, "scenario", split, config.folder))
         if split == "train":
-            twins = augment(scenario, config, settings, corpus.vocabulary, seed)
+            twins = augment(scenario, config, settings, corpus.vocabulary, seed, corpus.variants)
             found += [_conversation(twin, "augmented", split, config.folder) for twin in twins]
         if stage:
             stage.update(index + 1, len(corpus.scenarios), "scenarios")

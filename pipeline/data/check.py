@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.data.checks.corpus import Balance, Overlap, Text, scenario_words
@@ -14,6 +14,7 @@ from pipeline.data.checks.text import check_text
 from pipeline.data.checks.turns import Step, check_turns
 from pipeline.data.drills import DrillFile, is_drills, parse_drills
 from pipeline.data.faults import Fault, Faults, errors
+from pipeline.data.paraphrases import Variant, check_paraphrases, is_paraphrases, parse_paraphrases
 from pipeline.data.parse import parse_scenario
 from pipeline.data.scenario import Scenario
 from pipeline.data.source import Entry, Source, discover, read
@@ -32,6 +33,7 @@ class Corpus:
     vocabulary: Vocabulary
     scenarios: tuple[Scenario, ...]
     drills: tuple[DrillFile, ...]
+    variants: tuple[Variant, ...]
     warnings: tuple[Fault, ...]
 
 
@@ -43,6 +45,7 @@ class Checked:
     drills: DrillFile | None
     steps: list[Step]
     faults: list[Fault]
+    variants: tuple[Variant, ...] = ()
 
 
 def check_source(source: Source, vocabulary: Vocabulary, faults: Faults | None = None) -> Checked:
@@ -53,6 +56,8 @@ def check_source(source: Source, vocabulary: Vocabulary, faults: Faults | None =
         drills = parse_drills(source, faults)
         check_drills(drills, vocabulary, faults)
         return Checked(None, drills, [], faults.found)
+    if is_paraphrases(source):
+        return Checked(None, None, [], faults.found, parse_paraphrases(source, faults))
     scenario = parse_scenario(source, faults)
     if scenario is None:
         return Checked(None, None, [], faults.found)
@@ -90,6 +95,7 @@ def load_corpus(folder: Path) -> Corpus:
     vocabulary = vocabulary_of([folder])
     overlap, balance = Overlap(lambda path: reread(path, vocabulary)), Balance()
     scenarios, drills, faults = [], [], []
+    variants: list[Variant] = []
     for checked in check_each([folder], vocabulary):
         faults += checked.faults
         _note(checked, overlap, balance)
@@ -97,6 +103,7 @@ def load_corpus(folder: Path) -> Corpus:
             scenarios.append(checked.scenario)
         if checked.drills:
             drills.append(checked.drills)
+        variants += checked.variants
     faults = sorted([*faults, *overlap.faults(), *balance.faults(str(folder))])
     if errors(faults):
         raise _refuse(errors(faults), folder)
@@ -106,7 +113,7 @@ def load_corpus(folder: Path) -> Corpus:
             where=str(folder),
             fix=f"put markdown scenarios into {folder}/<category>/ (see training_data/README.md)",
         )
-    return Corpus(folder, vocabulary, tuple(scenarios), tuple(drills), tuple(faults))
+    return Corpus(folder, vocabulary, tuple(scenarios), tuple(drills), tuple(variants), tuple(faults))
 
 
 def vocabulary_of(paths: Sequence[Path]) -> Vocabulary:
@@ -139,7 +146,20 @@ def _check_entry(entry: Entry, vocabulary: Vocabulary) -> Checked:
     if entry.path.parent == entry.root and entry.root.is_dir() and (entry.root / "tools.yaml").is_file():
         faults.add(1, 1, "place", "the file lies in the data folder itself")
     source = read(entry, faults)
-    return check_source(source, vocabulary, faults) if source else Checked(None, None, [], faults.found)
+    checked = check_source(source, vocabulary, faults) if source else Checked(None, None, [], faults.found)
+    if not checked.variants:
+        return checked
+    folder = entry.path.parent.parent
+
+    def scenario_of(name: str) -> Scenario | None:
+        path = folder / f"{name}.md"
+        found = _check_entry(Entry(path, str(path), folder), vocabulary) if path.is_file() else None
+        return found.scenario if found else None
+
+    def faults_of(text: Source) -> list[Fault]:
+        return check_source(text, vocabulary).faults
+
+    return replace(checked, variants=check_paraphrases(checked.variants, scenario_of, faults_of, faults))
 
 
 def _note(checked: Checked, overlap: Overlap, balance: Balance) -> None:
@@ -148,6 +168,8 @@ def _note(checked: Checked, overlap: Overlap, balance: Balance) -> None:
         balance.add(checked.scenario, checked.steps)
     if checked.drills:
         overlap.add_drills(checked.drills)
+    for variant in checked.variants:
+        overlap.add_line(variant.line.text, variant.path, variant.line.line, variant.split)
 
 
 def _refuse(faults: list[Fault], folder: Path) -> DataError:

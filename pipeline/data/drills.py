@@ -59,23 +59,23 @@ class DrillFile:
 
 
 @dataclass(slots=True)
-class _Item:
+class Item:
     """A list item: its text and the items nested in it."""
 
     text: str
     line: int
     column: int
-    below: list[_Item] = field(default_factory=list)
+    below: list[Item] = field(default_factory=list)
 
 
 @dataclass(slots=True)
-class _Block:
+class Block:
     """A heading and the list items below it."""
 
     level: int
     title: str
     line: int
-    items: list[_Item] = field(default_factory=list)
+    items: list[Item] = field(default_factory=list)
 
 
 def is_drills(source: Source) -> bool:
@@ -85,11 +85,11 @@ def is_drills(source: Source) -> bool:
 
 def parse_drills(source: Source, faults: Faults) -> DrillFile:
     """The file as sections of drills; whatever has another form is a fault at its line and left out."""
-    blocks = _blocks(source, faults)
-    if not blocks or (blocks[0].level, blocks[0].title) != (1, "DRILLS"):
+    parts = blocks(source, faults)
+    if not parts or (parts[0].level, parts[0].title) != (1, "DRILLS"):
         faults.add(1, 1, "drill", "the file does not begin with # DRILLS")
     found: list[DrillSection] = []
-    for block in blocks:
+    for block in parts:
         if block.level == 2:
             found.append(_section(block, faults))
         elif block.level == 3 and block.title in OUTCOMES and found:
@@ -101,7 +101,7 @@ def parse_drills(source: Source, faults: Faults) -> DrillFile:
     return DrillFile(f"{path.parent.name}/{path.stem}", source.path, tuple(found))
 
 
-def _section(block: _Block, faults: Faults) -> DrillSection:
+def _section(block: Block, faults: Faults) -> DrillSection:
     calls = find_calls(block.title)
     topic = block.title.strip("[]")
     if not (calls or block.title == "none" or (block.title == f"[{topic}]" and topic)):
@@ -110,7 +110,7 @@ def _section(block: _Block, faults: Faults) -> DrillSection:
     return DrillSection(block.title, block.line, tuple(drill for drill in drills if drill))
 
 
-def _drill(item: _Item, call: Call | None, title: str, faults: Faults) -> Drill | None:
+def _drill(item: Item, call: Call | None, title: str, faults: Faults) -> Drill | None:
     below = list(item.below)
     calls: list[Call] = []
     call_line = item.line
@@ -135,13 +135,13 @@ def _drill(item: _Item, call: Call | None, title: str, faults: Faults) -> Drill 
     return Drill(player, Line(dm.text, dm.line, dm.column), call, call_line, tuple(calls))
 
 
-def _sole_call(item: _Item) -> Call | None:
+def _sole_call(item: Item) -> Call | None:
     """The call, where the bullet is nothing else."""
     found = find_calls(item.text)
     return found[0] if len(found) == 1 and found[0].end - found[0].start == len(item.text) else None
 
 
-def _outcomes(block: _Block, section: DrillSection, faults: Faults) -> None:
+def _outcomes(block: Block, section: DrillSection, faults: Faults) -> None:
     lines = []
     for item in block.items:
         if item.below:
@@ -150,18 +150,18 @@ def _outcomes(block: _Block, section: DrillSection, faults: Faults) -> None:
     section.outcomes[block.title] = (*section.outcomes.get(block.title, ()), *lines)
 
 
-def _blocks(source: Source, faults: Faults) -> list[_Block]:
+def blocks(source: Source, faults: Faults) -> list[Block]:
     """Headings with their bullets. Text that is neither is a fault."""
-    blocks: list[_Block] = []
-    open_items: list[_Item] = []
+    blocks: list[Block] = []
+    open_items: list[Item] = []
     lines = source.lines
     for token, after in _pairs(source):
         start = token.map[0] if token.map else 0
         if token.type == "heading_open":
-            blocks.append(_Block(int(token.tag[1:]), after.content.strip(), start + 1))
+            blocks.append(Block(int(token.tag[1:]), after.content.strip(), start + 1))
         elif token.type == "list_item_open":
             column = len(lines[start]) - len(lines[start].lstrip()) + 3
-            item = _Item("", start + 1, column)
+            item = Item("", start + 1, column)
             parent = open_items[-1].below if open_items else blocks[-1].items if blocks else []
             parent.append(item)
             open_items.append(item)
@@ -177,7 +177,7 @@ def _pairs(source: Source) -> list[tuple[Token, Token]]:
     return [(token, tokens[min(index + 1, len(tokens) - 1)]) for index, token in enumerate(tokens)]
 
 
-def _text(token: Token, inline: Token, open_items: list[_Item], start: int, faults: Faults) -> None:
+def _text(token: Token, inline: Token, open_items: list[Item], start: int, faults: Faults) -> None:
     if not open_items or token.level > 6:
         faults.add(
             start + 1, 1, "drill", "this text is no bullet of a drill", "begin the line with `- `, or `  - ` below"

@@ -72,6 +72,10 @@ RULES: dict[str, Rule] = {
     "drill-call": Rule("every line needs the call that is due", "write it as the last nested bullet"),
     "placeholder": Rule("only {hero} and {ally} are filled in", "use one of those, or take the braces away"),
     "outcomes": Rule("a call's result is followed by what happens", "add ### Success and ### Failure, or ### Outcome"),
+    # paraphrases
+    "paraphrase": Rule(
+        "other words must stand for a line that is there, and leave the same call due", "see training_data/README.md"
+    ),
     # the corpus
     "duplicate": Rule("a text seen twice counts twice", "rewrite one of the two"),
     "leak": Rule("the model would be examined on what it was taught", "rewrite one of the two"),

@@ -112,14 +112,14 @@ class Overlap:
         self._note("scenario", scenario.path, scenario.line, scenario_words(scenario))
         split = split_of_scenario(scenario)
         for turn in scenario.of(Kind.USER):
-            self._line(turn.text, scenario.path, turn.line, split)
+            self.add_line(turn.text, scenario.path, turn.line, split)
 
     def add_drills(self, file: DrillFile) -> None:
         for section in file.sections:
             for drill in section.drills:
                 words = tuple(normalised(drill.player.text).split())
                 self._note("drill", file.path, drill.player.line, words)
-                self._line(drill.player.text, file.path, drill.player.line, split_of_line(drill.player.text))
+                self.add_line(drill.player.text, file.path, drill.player.line, split_of_line(drill.player.text))
 
     def faults(self) -> Iterator[Fault]:
         """Call once, when every text is noted."""
@@ -133,7 +133,7 @@ class Overlap:
         self._kinds[kind].add(words)
         self._places[kind].add(path, line)
 
-    def _line(self, text: str, path: str, line: int, split: Split) -> None:
+    def add_line(self, text: str, path: str, line: int, split: Split) -> None:
         words = normalised(text)
         if words.count(" ") >= _LINE_WORDS - 1:
             self._lines.append(int.from_bytes(hashlib.sha256(words.encode()).digest()[:8]))

@@ -100,7 +100,8 @@ def _of_drills(file: DrillFile) -> list[Conversation]:
 
 
 def _of_drill(file: DrillFile, drill: Drill) -> Conversation:
-    answer = f"{drill.dm.text}\n\n{drill.call}" if drill.call else drill.dm.text
+    calls = "\n".join(map(str, (drill.call, *drill.then) if drill.call else ()))
+    answer = f"{drill.dm.text}\n\n{calls}".rstrip()
     return Conversation(
         id=f"{file.id}:{drill.player.line}",
         source=file.path,

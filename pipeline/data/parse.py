@@ -42,13 +42,8 @@ class Section:
 
 def sections(source: Source) -> list[Section]:
     """The file cut at its headings, in order; text above the first heading is a section of level 0."""
-    tokens = _MARKDOWN.parse(source.text)
-    starts = [
-        (token.map[0], int(token.tag[1:]), tokens[index + 1].content.strip())
-        for index, token in enumerate(tokens)
-        if token.type == "heading_open" and token.map
-    ]
     lines = source.lines
+    starts = _headings(lines)
     ends = [*(start for start, _, _ in starts[1:]), len(lines)][: len(starts)]
     found = [
         Section(level, title, start + 1, tuple(lines[start + 1 : end]))
@@ -56,6 +51,18 @@ def sections(source: Source) -> list[Section]:
     ]
     preamble = lines[: starts[0][0]] if starts else lines
     return [Section(0, "", 0, tuple(preamble)), *found] if any(line.strip() for line in preamble) else found
+
+
+def _headings(lines: list[str]) -> list[tuple[int, int, str]]:
+    """(index, level, title) of each heading. With headings as its only blocks, whether a line is one does not hang on
+    its neighbours: the parser is given only the lines that begin with #, which more than three blanks forbid."""
+    suspects = [index for index, line in enumerate(lines) if "#" in line[:4] and line.lstrip(" ").startswith("#")]
+    tokens = _MARKDOWN.parse("\n".join(lines[index] for index in suspects))
+    return [
+        (suspects[token.map[0]], int(token.tag[1:]), tokens[index + 1].content.strip())
+        for index, token in enumerate(tokens)
+        if token.type == "heading_open" and token.map
+    ]
 
 
 def parse_scenario(source: Source, faults: Faults) -> Scenario | None:

@@ -6,10 +6,12 @@ import re
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from pipeline.data.check import check_source
 from pipeline.data.dialect import convert_source
 from pipeline.data.faults import Faults
+from pipeline.data.parse import sections
 from pipeline.data.source import Source, decode
 from pipeline.data.tools import load_vocabulary
 from tests.data.samples import DRILLS, GOOD
@@ -34,6 +36,20 @@ def test_any_text_is_checked(text: str, path: str) -> None:
         assert 1 <= fault.line <= len(source.lines) + 1
         assert fault.column >= 1
         assert "\n" not in fault.what
+
+
+@settings(max_examples=400, deadline=None)
+@given(TEXTS)
+@example("    # code\n   # heading #\n\t# tab\n#no\n####### seven\n#\ttab\n#")
+def test_headings_are_found_without_the_lines_around_them(text: str) -> None:
+    tokens = MarkdownIt("zero").enable(["heading", "code"]).parse(text)
+    whole = [
+        (int(token.tag[1:]), tokens[index + 1].content.strip(), token.map[0] + 1)
+        for index, token in enumerate(tokens)
+        if token.type == "heading_open" and token.map
+    ]
+    found = sections(Source("x.md", text.replace("\r\n", "\n").replace("\r", "\n")))
+    assert [(one.level, one.title, one.line) for one in found if one.level] == whole
 
 
 @settings(max_examples=200, deadline=None)

@@ -1,12 +1,13 @@
 """Faults that only the whole corpus shows: the same text twice, leaks between splits, classes out of balance.
 
-Memory: some hundred bytes a scenario. What is kept of a text are 64-bit digests in flat arrays; the texts of the few
-suspects are read again at the end.
+Memory hardly grows with the corpus: of a scenario some hundred bytes are kept, the digests of its lines. Its sketch and
+its path wait in a temporary file; the texts of the few suspects are read again at the end.
 """
 
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import zlib
 from array import array
 from collections import Counter
@@ -26,6 +27,9 @@ SCENARIO_LIKENESS = 0.3  # Jaccard index of three-word shingles; unrelated scena
 DRILL_LIKENESS = 0.7  # of single words and pairs
 _PERMUTATIONS = 64
 _BAND = 2  # rows in a band: 32 bands find a likeness of 0.3 with probability 0.95
+_BANDS = _PERMUTATIONS // _BAND
+_LONGEST_PATH = 1 << 14  # bytes; Linux and Windows allow less
+_CHUNK = 4096  # scenarios whose sketches are read at once
 _LINE_WORDS = 6  # shorter player lines may well be said twice
 _SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
@@ -49,26 +53,38 @@ class Likeness:
         self._threshold = threshold
         self._shingles = shingles
         self._sketch = MinHash(num_perm=_PERMUTATIONS, hashfunc=_hash)
-        self._bands = array("Q")
+        self._bands = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as this object
         self.count = 0
 
     def add(self, words: tuple[str, ...]) -> None:
         sketch = self._sketch
         sketch.clear()
+        bands = array("Q", bytes(8 * _BANDS))
         if shingles := self._shingles(words):
             sketch.update_batch([shingle.encode() for shingle in shingles])
-            rows = sketch.hashvalues.reshape(-1, _BAND)
-            self._bands.extend(hash((index, *row)) & (2**64 - 1) for index, row in enumerate(rows.tolist()))
-        else:
-            self._bands.extend(0 for _ in range(_PERMUTATIONS // _BAND))
+            rows = sketch.hashvalues.reshape(_BANDS, _BAND).tolist()
+            bands = array("Q", (hash((index, *row)) & (2**64 - 1) for index, row in enumerate(rows)))
+        self._bands.write(bands)
         self.count += 1
 
     def pairs(self) -> set[tuple[int, int]]:
-        """Candidate pairs (earlier, later) by number: those that share a band."""
+        """Candidate pairs (earlier, later) by number: those that share a band. One band is in memory at a time."""
+        found = set()
+        for band in range(_BANDS if self.count else 0):
+            column = self._column(band)
+            found |= {pair for pair in _repeats(column) if column[pair[0]]}
+        return found
+
+    def close(self) -> None:
+        self._bands.close()
+
+    def _column(self, band: int) -> Any:
         import numpy as np
 
-        bands = np.frombuffer(self._bands, dtype=np.uint64).reshape(self.count, _PERMUTATIONS // _BAND)
-        return {pair for column in bands.T for pair in _repeats(column) if column[pair[0]]}
+        self._bands.flush()
+        self._bands.seek(0)
+        chunks = iter(lambda: self._bands.read(8 * _BANDS * _CHUNK), b"")
+        return np.concatenate([np.frombuffer(chunk, np.uint64)[band::_BANDS].copy() for chunk in chunks])
 
     def alike(self, one: tuple[str, ...], other: tuple[str, ...]) -> float:
         """The pair's exact Jaccard index, 0 where it is below the threshold."""
@@ -78,20 +94,29 @@ class Likeness:
 
 
 class Places:
-    """Files and lines by number, without an object for each."""
+    """Files and lines by number, without an object for each; the paths lie in a temporary file."""
 
     def __init__(self) -> None:
-        self._paths: list[str] = []
-        self._files, self._at = array("I"), array("I")
+        self._paths = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as this object
+        self._last, self._end = "", 0
+        self._starts, self._at = array("Q"), array("I")
 
     def add(self, path: str, line: int) -> None:
-        if not self._paths or self._paths[-1] != path:
-            self._paths.append(path)
-        self._files.append(len(self._paths) - 1)
+        if self._last != path or not self._starts:
+            self._last, start = path, self._end
+            self._end += self._paths.write(path.encode("utf-8", "surrogateescape") + b"\0")
+        else:
+            start = self._starts[-1]
+        self._starts.append(start)
         self._at.append(line)
 
     def __getitem__(self, number: int) -> tuple[str, int]:
-        return self._paths[self._files[number]], self._at[number]
+        self._paths.seek(self._starts[number])
+        path = self._paths.read(_LONGEST_PATH).partition(b"\0")[0]
+        return path.decode("utf-8", "surrogateescape"), self._at[number]
+
+    def close(self) -> None:
+        self._paths.close()
 
 
 class Overlap:
@@ -128,6 +153,10 @@ class Overlap:
         known = {(fault.path, fault.line) for fault in exact}
         for kind in self._kinds:
             yield from (fault for fault in self._near(kind) if (fault.path, fault.line) not in known)
+        for kind in self._kinds:
+            self._kinds[kind].close()
+            self._places[kind].close()
+        self._owners.close()
 
     def _note(self, kind: str, path: str, line: int, words: tuple[str, ...]) -> None:
         self._kinds[kind].add(words)

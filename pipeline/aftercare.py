@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.config import Config
 from pipeline.data.dataset import Conversation, read_conversations
 from pipeline.data.scenario import Kind, Scenario
-from pipeline.errors import DataError, UsageError
+from pipeline.errors import DataError, MachineError, UsageError, ValidationError
 from pipeline.integration import store
 from pipeline.progress import Reporter
 
@@ -89,16 +89,41 @@ def play(model: Path | None, config: Config, reporter: Reporter, threads: int, s
     from pipeline.integration.play import PARTY
     from pipeline.integration.play import play as play_game
 
-    shipped = store.current(config.models_dir)
-    chosen = model or (store.model_path(config.models_dir, shipped) if shipped else None)
-    if chosen is None or not chosen.is_file():
-        raise UsageError(
-            f"there is no model {chosen or 'to play with'}", where="play", fix="run `pnpm run train` first"
-        )
+    chosen = _given_or_shipped(model, config, "play")
     with reporter.stage("llama.cpp") as stage:
         llama = llama_cpp.ensure(config.cache_dir, stage)
     print(PARTY, "\nSay what you do; an empty line ends the game.\n", sep="\n")
     play_game(chosen, llama, threads, _typed(), print, seed=seed)
+
+
+def runtime_check(model: Path | None, config: Config, reporter: Reporter, threads: int) -> dict[str, Any]:
+    """Have a client that is not ours play with a GGUF. Raises ValidationError where it cannot, MachineError without it."""
+    from pipeline.environment import llama_cpp
+    from pipeline.validation import runtime
+
+    chosen = _given_or_shipped(model, config, "runtime-check")
+    conversations = conversations_of([config.data.folder], held_out_only=True)
+    with reporter.stage("llama.cpp") as stage:
+        llama = llama_cpp.ensure(config.cache_dir, stage)
+    with reporter.stage("runtime", f"{chosen.name} in a client that is not ours") as stage:
+        found = runtime.check(chosen, conversations, llama, config.cache_dir, threads)
+        if found["state"] == "failed":
+            raise ValidationError(
+                found["reason"], where=str(chosen), fix="choose a base that the client's runtime loads"
+            )
+        if found["state"] == "skipped":
+            raise MachineError(found["reason"], where="runtime-check", fix="mend that and run again")
+        stage.summary = found["reason"]
+    reporter.result(runtime.lines(found), **found)
+    return found
+
+
+def _given_or_shipped(model: Path | None, config: Config, verb: str) -> Path:
+    shipped = store.current(config.models_dir)
+    chosen = model or (store.model_path(config.models_dir, shipped) if shipped else None)
+    if chosen is None or not chosen.is_file():
+        raise UsageError(f"there is no model {chosen or 'to take'}", where=verb, fix="run `pnpm run train` first")
+    return chosen
 
 
 def shelf(config: Config) -> list[str]:

@@ -49,6 +49,9 @@ def train(
     runtime: Annotated[
         str | None, typer.Option(help="The app's runtime, such as cactus@0.2: refused where it cannot load the model.")
     ] = None,
+    runtime_check: Annotated[
+        bool, typer.Option("--runtime-check", help="Have llama.node load the file and play a game; npm installs it.")
+    ] = False,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Any config key: --set training.epochs=2")] = None,
     llama_source: Annotated[
         Path | None, typer.Option(help="A llama.cpp checkout or tar.gz of the pinned commit.")
@@ -75,7 +78,7 @@ def train(
     overrides |= (
         {"export": chosen} if (chosen := {key: value for key, value in export.items() if value is not None}) else {}
     )
-    for assignment in set_ or []:
+    for assignment in [*(["validation.runtime_check=true"] if runtime_check else []), *(set_ or [])]:
         _assign(overrides, assignment)
     settings = load(config or preset_path(preset), overrides)
     reporter = Reporter(pick_mode(json_output))
@@ -153,6 +156,19 @@ def evaluate(
 
     settings = load(preset_path("default"))
     judge(model, paths or [], settings, Reporter(pick_mode(json_output)), settings.threads or cores().value)
+
+
+@app.command("runtime-check")
+def runtime_check(
+    model: Annotated[Path | None, typer.Argument(help="A GGUF; the shipped one when left out.")] = None,
+) -> None:
+    """Have a client that is not ours (llama.node, which npm installs) load a GGUF and play a game with it."""
+    from pipeline.aftercare import runtime_check as check
+    from pipeline.config import load, preset_path
+    from pipeline.environment.hardware import cores
+
+    settings = load(preset_path("default"))
+    check(model, settings, Reporter(pick_mode(False)), settings.threads or cores().value)
 
 
 @app.command()

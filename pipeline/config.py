@@ -87,9 +87,11 @@ class ValidationConfig(Section):
     slots: int = Field(16, ge=1, le=64, description="conversations played at once, each by a server of its own")
     context: int = Field(2048, ge=512, description="tokens a conversation may hold")
     max_reply_tokens: int = Field(128, ge=8)
+    exact_conversations: int = Field(0, ge=0, description="conversations that the unshrunk f16 file plays too; 0: none")
     free_games: int = Field(2, ge=0, description="games in which the model sees its own replies; 0 plays none")
     grammar_conversations: int = Field(4, ge=0, description="conversations played once more with the grammar")
     perplexity_conversations: int = Field(4, ge=1, description="conversations whose gold replies are scored")
+    runtime_check: bool = Field(False, description="have a client that is not ours load the file and play a game")
     phone: bool = Field(True, description="measure memory and speed as the app would run the file")
 
 

@@ -50,6 +50,7 @@ def train(journey: Journey) -> Outcome:
         report(journey, base, result)
         outcome = promote(journey, base, dataset, llama, result)
         summarise(journey, run, result, outcome)
+        journey.reporter.note(f"\n{shipping.how_to(outcome.model, outcome.mmproj, outcome.model)}")
         return outcome
 
 
@@ -248,6 +249,8 @@ def validate(journey: Journey, dataset: Dataset, baseline: Path, llama: LlamaCpp
             run.validation,
             stage,
             promoted=rival,
+            exact=run.export / "model-f16.gguf",
+            cache_dir=journey.config.cache_dir,
             grammar_of=lambda conversation: for_messages(conversation.messages),
         )
         tuned, untuned = (side["tool_call_accuracy"]["value"] for side in (result, result["baseline"]))

@@ -39,6 +39,7 @@ def report(run: Run, config: Config, base: BaseModel, result: Mapping[str, Any])
     from pipeline.validation import gate
     from pipeline.validation.report import write_report
 
+    made = run.export / f"model-{config.export.quantization}.gguf"
     found = gate.reasons(result, config.gate, config.export, parity(run))
     write_report(
         run,
@@ -53,8 +54,16 @@ def report(run: Run, config: Config, base: BaseModel, result: Mapping[str, Any])
         },
         command=f"pnpm run train --preset {config.preset} --seed {config.seed} --base {base.name}",
         max_size_gb=config.export.max_size_gb,
+        how_to=how_to(config.models_dir / f"custom-dnd-{base.name}.gguf", None, made),
     )
     return found
+
+
+def how_to(model: Path, projector: Path | None, made: Path) -> str:
+    """What a person does to have the app use the model at `model`; `made` is the file that is or will be there."""
+    from pipeline.integration import cactus, runtimes
+
+    return cactus.instructions(cactus.config(model, projector), runtimes.gguf_architecture(made))
 
 
 def require_gate(run: Run, config: Config, result: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from pipeline.data.dataset import Conversation
 from pipeline.errors import DataError
 from pipeline.llama_server import LlamaServer
 from pipeline.progress import Stage
-from pipeline.validation import games, phone
+from pipeline.validation import games, phone, runtime
 from pipeline.validation.figures import COMPARED, compare, figures
 from pipeline.validation.leaks import leaks
 from pipeline.validation.perplexity import perplexity, scored
@@ -102,26 +102,34 @@ def validate(
     stage: Stage,
     *,
     promoted: Path | None = None,
+    exact: Path | None = None,
+    cache_dir: Path | None = None,
     grammar_of: GrammarOf | None = None,
 ) -> dict[str, Any]:
     """Write validation.json and generations.jsonl; returns the content of validation.json.
 
-    `promoted` is the model on the shelf, if there is one and it is another; `grammar_of` gives a conversation's
-    exported grammar, with which some conversations are played once more.
+    `promoted` is the model on the shelf, if there is one and it is another; `exact` the trained model before it was
+    shrunk; `cache_dir` is where the runtime check finds its client; `grammar_of` gives a conversation's exported
+    grammar, with which some conversations are played once more.
     """
     chosen = held_out(conversations, config.conversations)
     compared = fair_share(chosen, config.baseline_conversations)
+    unshrunk = fair_share(chosen, config.exact_conversations)
     result, replies = measure(model, chosen, llama, config, threads, stage, "the model")
     result |= {"conversations": len(chosen), "baseline_conversations": len(compared)}
     result |= {"file_bytes": model.stat().st_size, "split_leaks": leaks(conversations)}
     lines = _lines("model", replies)
     judged = judge_all(replies, chosen)
-    rivals = {"baseline": (baseline, "the untuned base"), "promoted": (promoted, "the promoted model")}
-    for name, (path, what) in rivals.items():
-        if path is None:
+    rivals = (
+        ("baseline", baseline, compared, "the untuned base"),
+        ("promoted", promoted, compared, "the promoted model"),
+        ("exact", exact, unshrunk, "the unshrunk model"),
+    )
+    for name, path, played, what in rivals:
+        if path is None or not played:
             continue
-        rival, rival_replies = measure(path, compared, llama, config, threads, stage, what)
-        result[name] = rival | {"comparison": compare(judged, judge_all(rival_replies, compared))}
+        rival, rival_replies = measure(path, played, llama, config, threads, stage, what)
+        result[name] = rival | {"comparison": compare(judged, judge_all(rival_replies, played))}
         lines += _lines(name, rival_replies)
     with serve_apart(llama, model, threads=threads, most=config.slots, context=config.context) as servers:
         lines += _free_games(servers, chosen, config, stage, result)
@@ -130,6 +138,9 @@ def validate(
     if config.phone:
         longest = max(chosen, key=turns)
         result["phone"] = phone.measure(model, longest.messages[:-1], llama, threads)
+    if config.runtime_check and cache_dir:
+        stage.update(0, 1, "a client that is not ours")
+        result["runtime_check"] = runtime.check(model, chosen, llama, cache_dir, threads)
     files.write_text(out / "generations.jsonl", lines)
     files.write_json(out / "validation.json", result)
     return result

@@ -28,6 +28,9 @@ def reasons(
     """Why the model is refused; empty when it passes. `parity` is the content of parity.json."""
     found = [*_too_low(result, gate), *_against_base(result, gate), *_against_promoted(result, gate)]
     found += _over_budget(result, gate, export)
+    check = result.get("runtime_check") or {}
+    if check.get("state") == "failed":
+        found.append(f"the app's runtime: {check['reason']}")
     found += [f"the held-out part leaks: {leak}" for leak in result.get("split_leaks", [])[:5]]
     if parity is not None:
         bounds = export.parity if export else ParityConfig()

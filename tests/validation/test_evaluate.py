@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipeline.config import ExportConfig, GateConfig, ValidationConfig
+from pipeline.config import ExportConfig, GateConfig, ValidationConfig, load, preset_path
 from pipeline.data.tools import find_calls
 from pipeline.errors import DataError, GateRefused, UsageError, ValidationError
 from pipeline.game import Table
@@ -21,6 +21,7 @@ from tests.validation.samples import SYSTEM, conversation
 CONFIG = ValidationConfig(
     slots=2, context=1024, max_reply_tokens=8, free_games=1, grammar_conversations=1, perplexity_conversations=1
 )
+ONLY_TURNS = CONFIG.model_copy(update={"free_games": 0, "grammar_conversations": 0, "phone": False})
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,43 @@ def test_an_oversized_model_is_refused_by_the_gate(measured):
     _, result = measured
     found = gate.reasons(result, GateConfig(min_gain_over_base=-1), ExportConfig(max_size_gb=0.0001))
     assert any("max_size_gb" in reason for reason in found)
+
+
+@pytest.fixture(scope="module")
+def worse(babble, silent, llama, stage, tmp_path_factory):
+    """A model of noise, where the model on the shelf at least ends its replies; five games, so that it can be told."""
+    out = tmp_path_factory.mktemp("worse")
+    games = [conversation(number) for number in range(5)]
+    config = ONLY_TURNS.model_copy(update={"exact_conversations": 2})
+    return validate(babble, silent, games, llama, config, 1, out, stage, promoted=silent, exact=babble)
+
+
+def test_a_model_worse_than_the_shipped_one_is_refused_by_the_paired_bootstrap(worse):
+    compared = worse["promoted"]["comparison"]["stop_rate"]
+    assert (compared["verdict"], compared["turns"]) == ("worse", 20)
+    found = gate.reasons(worse, GateConfig(min_gain_over_base=-1, min_stop_rate=0), ExportConfig())
+    assert any("worse than the promoted" in reason for reason in found)
+    shelf_may_get_worse = GateConfig(min_gain_over_base=-1, min_stop_rate=0, not_worse_than_promoted=False)
+    assert not gate.reasons(worse, shelf_may_get_worse, ExportConfig())
+
+
+def test_a_file_of_noise_is_refused_by_every_presets_gate(worse):
+    for preset in ("default", "quick", "best"):
+        found = gate.reasons(worse, load(preset_path(preset)).gate, ExportConfig())
+        assert any("end by themselves" in reason for reason in found), preset
+
+
+def test_a_file_that_never_calls_is_refused_where_calls_are_promised(measured):
+    _, result = measured
+    for preset in ("default", "best"):
+        found = gate.reasons(result, load(preset_path(preset)).gate, ExportConfig())
+        assert any("min_call_turn_accuracy" in reason for reason in found), preset
+
+
+def test_the_unshrunk_file_plays_as_many_games_as_asked(worse, measured):
+    assert worse["exact"]["tool_call_accuracy"]["turns"] == 8
+    assert worse["exact"]["comparison"]["stop_rate"]["value"] == 0  # it is the same file
+    assert "exact" not in measured[1]
 
 
 def test_a_truncated_file_is_a_failure_in_words(silent, llama, stage, tmp_path):

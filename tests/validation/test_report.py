@@ -14,6 +14,7 @@ from pipeline.data.dataset import to_jsonl
 from pipeline.validation.evaluate import _lines, judge_all
 from pipeline.validation.figures import compare, figures
 from pipeline.validation.report import write_report
+from pipeline.validation.report.page import verdict
 from pipeline.validation.report.replies import best, locate, read, worst
 from tests.validation.samples import conversation, replies
 
@@ -74,6 +75,52 @@ def test_a_refused_model_is_called_so_with_its_reasons(run):
     failure = ElementTree.parse(run.validation / "junit.xml").find(".//failure")
     assert failure is not None
     assert failure.get("message") == "it is <too> large"
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        ({}, "Good enough to ship."),
+        ({2: "Hush."}, "Passed the gate; players will meet its mistakes."),
+        ({2: "Hush.", 6: "Ouch."}, "not for players"),
+    ],
+)
+def test_the_verdict_praises_no_further_than_the_accuracy_carries(texts, words):
+    result = figures(judge_all([reply for game in GAMES for reply in replies(game, texts)], GAMES))
+    assert words in verdict(result, [])
+    assert words not in verdict(result, ["too large"])
+    assert "without a gate" in verdict(result, None)
+
+
+def test_what_was_not_measured_is_said_so(text):
+    assert "did not play in this run" in text
+    assert "No other client was asked" in text
+
+
+def test_the_unshrunk_file_the_choice_and_the_other_client_are_shown(run):
+    result = files.read_json(run.validation / "validation.json")
+    turn = {"player": "I hide.", "shown": "Dark & cold.", "results": ["stealth: 3 + 2(skill) = *5*"]}
+    other = {"state": "played", "reason": "tiny client 1.0 loads the file", "turns": [turn]}
+    files.write_json(run.validation / "validation.json", result | {"exact": result["baseline"], "runtime_check": other})
+    loss = {"mean": -0.01, "low": -0.03, "high": 0.01}
+    kinds = [{"kind": "Q4_K_M", "bytes": 1e8, "mean_kl": 0.04, "difference": loss, "verdict": "taken"}]
+    kinds += [{"kind": "Q8_0", "bytes": 1.4e8, "mean_kl": None, "difference": None, "verdict": "not tried"}]
+    files.write_json(run.export / "choice.json", {"chosen": "Q4_K_M", "reason": "", "candidates": kinds})
+    try:
+        page = write_report(run, [], title="t", lineage={}, how_to='modelPath: "./x.gguf"').read_text()
+    finally:
+        files.write_json(run.validation / "validation.json", result)
+        (run.export / "choice.json").unlink()
+    for words in (
+        "unshrunk (f16)",
+        "Q4_K_M, taken",
+        "Dark &amp; cold.",
+        "tiny client 1.0",
+        "modelPath: &quot;./x.gguf",
+    ):
+        assert words in page
+    assert "Q8_0" not in page
+    assert "tiny client 1.0" in (run.validation / "summary.md").read_text()
 
 
 def test_what_a_model_says_is_never_markup(text):

@@ -9,27 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import human_size
-from pipeline.validation.report import plots, replies
+from pipeline.validation.report import plots, replies, tables
 from pipeline.validation.report.replies import Shown
 
 _STYLE = Path(__file__).with_name("style.css")
 _CALL = re.compile(r"\[\w+:[^\]]+\]")
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-_ROWS = (
-    ("tool_call_accuracy", "Right call, or rightly none", "all turns"),
-    ("call_turn_accuracy", "Right call where one is wanted", "turns that want a call"),
-    ("no_call_accuracy", "Keeps quiet where no call is wanted", "plain turns"),
-    ("tool_name_accuracy", "Names the right tool", "turns that want a call"),
-    ("argument_accuracy", "Right arguments, once the tool is right", "turns with the right tool"),
-    ("calls_invented", "Calls nobody wanted", "plain turns; lower is better"),
-    ("malformed_calls", "Broken calls", "lower is better"),
-    ("stop_rate", "Comes to an end by itself", "all turns"),
-    ("repetition", "Repeats itself", "share of four-word phrases; lower is better"),
-    ("distinct_2", "Variety of its words", "different word pairs over all pairs in a game"),
-    ("length_ratio", "Length beside the gold replies", "1 is as long"),
-    ("chrf", "Closeness to the gold replies", "chrF, 0 to 1; gold is one good reply of many"),
-    ("contradictions", "Contradicts the party sheet or the dice", "lower is better"),
-    ("out_of_character", "Falls out of the game", "lower is better"),
+# A model that the gate let pass is praised only as far as its accuracy carries.
+_WORDS = (
+    (0.9, "good", "Good enough to ship."),
+    (0.75, "fair", "Passed the gate; players will meet its mistakes."),
+    (0.0, "poor", "Passed the gate, but it is for trying the app out, not for players."),
 )
 
 
@@ -44,14 +34,17 @@ def page(
     budget: float,
     lineage: Mapping[str, str],
     command: str,
+    choice: Mapping[str, Any] | None = None,
+    how_to: str = "",
 ) -> str:
-    """The whole page. `reasons` are the gate's (None where there was no gate); `budget` is in bytes."""
+    """The whole page. `reasons` are the gate's (None where there was no gate); `budget` is in bytes; `choice` is the
+    report of a measured choice of quantisation; `how_to` tells what the app needs."""
     base = result.get("baseline", {})
     body = [
         f"<h1>{escape(title)}</h1>",
-        _verdict(result, reasons),
+        verdict(result, reasons),
         _numbers(result),
-        _section("How good it is", _figures_table(result), _compared(result)),
+        _section("How good it is", tables.figures(result), tables.compared(result)),
         _section(
             "Call by call",
             _plot(
@@ -85,7 +78,8 @@ def page(
             "How it learnt",
             _plot(plots.loss(steps), "Both lines should fall; the held-out one rising again means too much training."),
         ),
-        _shipped(parity, sizes, budget, result),
+        _shipped(parity, sizes, budget, result, choice),
+        _section("In the app", tables.runtime(result.get("runtime_check"), how_to)),
         _replies("Ten of the best replies", replies.best(shown)),
         _replies("Ten of the worst replies", replies.worst(shown)),
         _section("Where it comes from", _lineage(lineage)),
@@ -109,7 +103,8 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def _verdict(result: Mapping[str, Any], reasons: Sequence[str] | None) -> str:
+def verdict(result: Mapping[str, Any], reasons: Sequence[str] | None) -> str:
+    """The gate's word, and the accuracy in a sentence; `reasons` is None where there was no gate."""
     ours = result["tool_call_accuracy"]
     hundred = round(100 * ours["value"])
     sentence = f"In {hundred} of 100 turns it never saw, it does what the scenario's author would do with the dice and the sheet"
@@ -118,8 +113,10 @@ def _verdict(result: Mapping[str, Any], reasons: Sequence[str] | None) -> str:
     if reasons:
         listed = "".join(f"<li>{escape(reason)}</li>" for reason in reasons)
         return f'<div class="verdict refused"><p><b class=bad>Not shipped.</b> {sentence}.</p><ul>{listed}</ul></div>'
-    word = "Good enough to ship." if reasons is not None else "Measured, without a gate."
-    return f'<div class="verdict"><p><b class=good>{word}</b> {sentence}.</p></div>'
+    if reasons is None:
+        return f'<div class="verdict"><p><b>Measured, without a gate.</b> {sentence}.</p></div>'
+    colour, word = next((colour, word) for least, colour, word in _WORDS if ours["value"] >= least)
+    return f'<div class="verdict {colour}"><p><b class={colour}>{word}</b> {sentence}.</p></div>'
 
 
 def _numbers(result: Mapping[str, Any]) -> str:
@@ -149,45 +146,6 @@ def _numbers(result: Mapping[str, Any]) -> str:
     )
 
 
-def _figures_table(result: Mapping[str, Any]) -> str:
-    sides = [("this model", result)] + [
-        (label, result[key])
-        for key, label in (("baseline", "untuned base"), ("promoted", "shipped until now"))
-        if result.get(key)
-    ]
-    head = "".join(f"<th>{label}" for label, _ in sides)
-    rows = []
-    for name, what, note in _ROWS:
-        cells = "".join(
-            f"<td class=n>{side[name]['value']:.3f} <small>{side[name]['low']:.2f}–{side[name]['high']:.2f}</small>"
-            for _, side in sides
-        )
-        rows.append(f"<tr><td>{what}<br><small>{note}</small>{cells}")
-    if (result.get("perplexity") or {}).get("value"):
-        cells = "".join(f"<td class=n>{side['perplexity']['value']:.1f}" for _, side in sides)
-        rows.append(
-            f"<tr><td>Surprised by the gold replies<br><small>perplexity a token; lower is better</small>{cells}"
-        )
-    return f"<div class=scroll><table><tr><th>{head}{''.join(rows)}</table></div>"
-
-
-def _compared(result: Mapping[str, Any]) -> str:
-    lines = []
-    for key, other in (
-        ("baseline", "the untuned base"),
-        ("promoted", "the model shipped until now"),
-        ("grammar", "itself without the grammar"),
-    ):
-        for name, figure in (result.get(key) or {}).get("comparison", {}).items():
-            verdict = figure["verdict"]
-            colour = {"better": "good", "worse": "bad"}.get(verdict, "soft")
-            what = "with the grammar, " if key == "grammar" else ""
-            lines.append(
-                f"<li>{what}{name.replace('_', ' ')}: <b class={colour}>{verdict}</b> beside {other} ({figure['value']:+.3f}, 95 %: {figure['low']:+.3f} to {figure['high']:+.3f})"
-            )
-    return f"<p>On the turns that both played:</p><ul>{''.join(lines)}</ul>" if lines else ""
-
-
 def _free_games(result: Mapping[str, Any]) -> str:
     games = result.get("free_games")
     if not games:
@@ -202,9 +160,20 @@ def _free_games(result: Mapping[str, Any]) -> str:
 
 
 def _shipped(
-    parity: Mapping[str, Any] | None, sizes: Mapping[str, float], budget: float, result: Mapping[str, Any]
+    parity: Mapping[str, Any] | None,
+    sizes: Mapping[str, float],
+    budget: float,
+    result: Mapping[str, Any],
+    choice: Mapping[str, Any] | None,
 ) -> str:
     parts = [_plot(plots.sizes(sizes, budget), "What is downloaded, beside the unshrunk file.")]
+    if choice:
+        parts.append(
+            _plot(
+                plots.trade_off(choice["candidates"], choice["chosen"]),
+                f"Each way of shrinking it that was measured; {choice['chosen']} was taken: the smallest that is not worse.",
+            )
+        )
     if parity:
         shrunk = parity["quantised_against_f16"]
         parts.append(

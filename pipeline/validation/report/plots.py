@@ -126,6 +126,32 @@ def divergence(edges: Sequence[str], counts: Sequence[int]) -> str:
     return _svg("divergence", 2.8, draw, "How much the smaller file changes the model's choices, token by token")
 
 
+def trade_off(candidates: Sequence[Mapping[str, Any]], chosen: str) -> str:
+    """Size of each measured file against the share of turns it loses or gains beside the unshrunk one."""
+    measured = [one for one in candidates if one["mean_kl"] is not None]
+    if not measured:
+        return ""
+
+    def draw(axes: Any) -> None:
+        for one in measured:
+            size, difference = one["bytes"] / 1e6, one["difference"]
+            value = difference["mean"] if difference else -one["mean_kl"]
+            if difference:
+                spread = [[max(0.0, value - difference["low"])], [max(0.0, difference["high"] - value)]]
+                axes.errorbar([size], [value], yerr=spread, fmt="none", ecolor=_INK, elinewidth=0.9, capsize=3)
+            taken = one["kind"] == chosen
+            axes.plot([size], [value], "o", color=_TUNED if taken else _BASE, markersize=8)
+            name = f"{one['kind']}, taken" if taken else one["kind"]
+            axes.annotate(name, (size, value), xytext=(8, 6), textcoords="offset points", fontsize=9)
+        axes.axhline(0, color=_LINE)
+        axes.margins(x=0.25, y=0.25)
+        axes.set_xlabel("MB")
+        scored = any(one["difference"] for one in measured)
+        axes.set_ylabel("turns right, beside f16" if scored else "−KL beside f16 (nats)")
+
+    return _svg("trade_off", 3.2, draw, "File size against what each quantisation loses")
+
+
 def sizes(files: Mapping[str, float], budget: float) -> str:
     """File sizes in bytes beside the budget."""
     if not files:

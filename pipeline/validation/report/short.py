@@ -9,28 +9,28 @@ from xml.etree import ElementTree
 
 from pipeline.files import human_size
 from pipeline.validation.report.replies import Shown, faults
+from pipeline.validation.report.tables import SIDES
 
 _HEADLINES = ("tool_call_accuracy", "call_turn_accuracy", "no_call_accuracy", "stop_rate")
 
 
 def markdown(title: str, result: Mapping[str, Any], reasons: Sequence[str] | None) -> str:
     """A table of the headline figures and the gate's word."""
-    sides = {"this model": result} | {
-        name: result[key]
-        for key, name in (("baseline", "untuned base"), ("promoted", "shipped until now"))
-        if result.get(key)
-    }
+    sides = {"this model": result} | {name: result[key] for key, name, _ in SIDES if result.get(key)}
     lines = [f"## {title}", "", f"| | {' | '.join(sides)} |", "|---" * (len(sides) + 1) + "|"]
     for name in _HEADLINES:
         cells = [
             f"{side[name]['value']:.3f} ({side[name]['low']:.2f}–{side[name]['high']:.2f})" for side in sides.values()
         ]
         lines.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |")
-    lines += ["", f"{result['tool_call_accuracy']['turns']} held-out turns; 95 % intervals in brackets."]
+    lines.append(f"| turns | {' | '.join(str(side['tool_call_accuracy']['turns']) for side in sides.values())} |")
+    lines += ["", "Held-out turns; 95 % intervals in brackets."]
     if size := result.get("file_bytes"):
         lines.append(f"File: {human_size(size)}.")
     if phone := result.get("phone"):
         lines.append(f"Memory: {phone['statement']}.")
+    if check := result.get("runtime_check"):
+        lines.append(f"Another client, {check['state']}: {check['reason']}.")
     if reasons:
         lines += ["", "**Refused:**", *(f"- {reason}" for reason in reasons)]
     elif reasons is not None:

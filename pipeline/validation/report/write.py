@@ -20,15 +20,17 @@ def write_report(
     lineage: Mapping[str, str],
     command: str = "pnpm run train",
     max_size_gb: float = 2.0,
+    how_to: str = "",
 ) -> Path:
     """Write report.html, summary.md and junit.xml into the run's validation folder; returns the page's path.
 
     `reasons` are the gate's: empty where it passed, None where it was not asked. Needs validation.json,
-    generations.jsonl and dataset.jsonl; losses, parity and file sizes are shown where the run has them.
+    generations.jsonl and dataset.jsonl; losses, parity, the choice of quantisation and file sizes
+    are shown where the run has them; `how_to` tells what the app needs.
     """
     result = files.read_json(run.validation / "validation.json")
     shown = replies.read(run.validation / "generations.jsonl", run.data / "dataset.jsonl")
-    parity = run.export / "parity.json"
+    parity, choice = run.export / "parity.json", run.export / "choice.json"
     text = page.page(
         title,
         result,
@@ -40,6 +42,8 @@ def write_report(
         max_size_gb * 1e9,
         {"run": run.run_id, **lineage, **_outputs(run)},
         command,
+        files.read_json(choice) if choice.is_file() else None,
+        how_to,
     )
     files.write_text(run.validation / "report.html", text)
     files.write_text(run.validation / "summary.md", short.markdown(title, result, reasons))

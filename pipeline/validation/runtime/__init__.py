@@ -1,0 +1,3 @@
+from pipeline.validation.runtime.llama_node import check, lines
+
+__all__ = ["check", "lines"]

@@ -62,6 +62,7 @@ def train(
     from pipeline import run
     from pipeline.config import load, preset_path
     from pipeline.environment.hardware import cores
+    from pipeline.flags import assign, gigabytes
 
     flags: dict[str, Any] = {
         "base": base,
@@ -74,12 +75,12 @@ def train(
     overrides = {key: value for key, value in flags.items() if value is not None} | {
         "preset": config.stem if config else preset
     }
-    export = {"quantization": quant, "max_size_gb": _gigabytes(max_size)}
+    export = {"quantization": quant, "max_size_gb": gigabytes(max_size)}
     overrides |= (
         {"export": chosen} if (chosen := {key: value for key, value in export.items() if value is not None}) else {}
     )
     for assignment in [*(["validation.runtime_check=true"] if runtime_check else []), *(set_ or [])]:
-        _assign(overrides, assignment)
+        assign(overrides, assignment)
     settings = load(config or preset_path(preset), overrides)
     reporter = Reporter(pick_mode(json_output))
     outcome = run.train(run.Journey(settings, reporter, settings.threads or cores().value, llama_source))
@@ -285,31 +286,6 @@ def _usage(error: Exception) -> int:
         raise error
     show()
     return UsageError.exit_code
-
-
-def _assign(overrides: dict[str, Any], assignment: str) -> None:
-    import yaml
-
-    key, equals, value = assignment.partition("=")
-    if not equals:
-        raise UsageError(
-            f"--set wants key=value, not {assignment!r}", where="--set", fix="for example --set training.epochs=2"
-        )
-    *sections, last = key.strip().split(".")
-    for section in sections:
-        overrides = overrides.setdefault(section, {})
-    overrides[last] = yaml.safe_load(value)
-
-
-def _gigabytes(text: str | None) -> float | None:
-    if text is None:
-        return None
-    number = text.upper().removesuffix("B").strip()
-    scale = {"G": 1.0, "M": 1e-3}.get(number[-1:])
-    try:
-        return float(number.rstrip("GM")) * (1e-9 if scale is None else scale)
-    except ValueError as error:
-        raise UsageError(f"--max-size {text!r} is no size", where="--max-size", fix="write 2GB or 900MB") from error
 
 
 def _app_path(path: Path | None) -> str | None:

@@ -255,11 +255,7 @@ def validate(journey: Journey, dataset: Dataset, baseline: Path, llama: LlamaCpp
         )
         tuned, untuned = (side["tool_call_accuracy"]["value"] for side in (result, result["baseline"]))
         stage.summary = f"tool-call accuracy {tuned:.3f}, untuned base {untuned:.3f}"
-        return {
-            "tool_call_accuracy": tuned,
-            "baseline_tool_call_accuracy": untuned,
-            "promoted_sha256": rival_digest,
-        }
+        return {"tool_call_accuracy": tuned, "baseline_tool_call_accuracy": untuned, "promoted_sha256": rival_digest}
 
     staged(
         journey,

@@ -1,0 +1,34 @@
+"""What flags say in words of their own: `--set key=value`, `--max-size 2GB`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from pipeline.errors import UsageError
+
+
+def assign(overrides: dict[str, Any], assignment: str) -> None:
+    """Put `key.key=value` into the overrides; the value is YAML."""
+    key, equals, value = assignment.partition("=")
+    if not equals:
+        raise UsageError(
+            f"--set wants key=value, not {assignment!r}", where="--set", fix="for example --set training.epochs=2"
+        )
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        overrides = overrides.setdefault(section, {})
+    overrides[last] = yaml.safe_load(value)
+
+
+def gigabytes(text: str | None) -> float | None:
+    """`2GB`, `900MB` or a number of bytes."""
+    if text is None:
+        return None
+    number = text.upper().removesuffix("B").strip()
+    scale = {"G": 1.0, "M": 1e-3}.get(number[-1:])
+    try:
+        return float(number.rstrip("GM")) * (1e-9 if scale is None else scale)
+    except ValueError as error:
+        raise UsageError(f"--max-size {text!r} is no size", where="--max-size", fix="write 2GB or 900MB") from error

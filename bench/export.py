@@ -8,8 +8,10 @@ usual:  load the model, PEFT's merge_and_unload, save_pretrained → the same co
 
 Every arm and step runs in a process of its own, arms interleaved round after round. Wall time is the steps' sum, and
 peak memory the largest resident set of any step with the processes it starts. `--clock cpu` counts processor time
-instead: on a shared machine neighbours hardly touch it. The merge's own column is where the two roads differ; the
-last line gives the merge's rate as a share of the disk's own sequential rate (reading and writing the same files).
+instead: on a shared machine neighbours hardly touch it. The merge's own column is where the two roads differ: converter
+and quantiser are the same programs in both arms, and the lines below the table say what ratio is left when a merge takes
+no time and no memory, and what the converter takes for itself. The last
+line gives the merge's rate as a share of the disk's own sequential rate (reading and writing the same files).
 """
 
 from __future__ import annotations
@@ -26,7 +28,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.artifacts import LlamaCpp
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -53,7 +58,7 @@ def main() -> None:
             {arm: _arm(arm, folder, base, options) for arm in (ARMS if number % 2 == 0 else ARMS[::-1])}
             for number in range(options.rounds)
         ]
-        print(table(rounds, disk_rate(base, folder), _bytes(base)))
+        print(table(rounds, disk_rate(base, folder), _bytes(base), converter_alone(base, folder)))
 
 
 def _options() -> argparse.Namespace:
@@ -94,11 +99,7 @@ def _arm(arm: str, folder: Path, base: Path, options: argparse.Namespace) -> dic
 
 def step(arm: str, name: str, folder: Path, base: Path, kind: str) -> None:
     """One step of one arm, then its processor time and peak memory (its children's too) as JSON."""
-    from pipeline.environment import llama_cpp
-
-    llama = llama_cpp.find(ROOT / "artifacts" / "cache")
-    if llama is None:
-        sys.exit("llama.cpp is not built yet: train once")
+    llama = _llama()
     merged, f16, out = folder / f"{arm}-merged", folder / f"{arm}-f16.gguf", folder / f"{arm}.gguf"
     threads = int(os.environ["OMP_NUM_THREADS"])
     if name == "merge":
@@ -206,11 +207,29 @@ def disk_rate(base: Path, folder: Path) -> float:
     return _bytes(base) / (time.perf_counter() - started)
 
 
+def converter_alone(base: Path, folder: Path) -> float:
+    """Peak bytes of llama.cpp's converter without a single weight: imports of torch and transformers, and the tokenizer."""
+    code = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], stdout=2, check=True);"
+    code += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)"
+    command = [sys.executable, "-c", code, sys.executable, str(_llama().converter), str(base), "--vocab-only"]
+    command += ["--outfile", str(folder / "vocabulary.gguf")]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def _llama() -> LlamaCpp:
+    from pipeline.environment import llama_cpp
+
+    llama = llama_cpp.find(ROOT / "artifacts" / "cache")
+    if llama is None:
+        sys.exit("llama.cpp is not built yet: train once")
+    return llama
+
+
 def _bytes(base: Path) -> int:
     return sum(path.stat().st_size for path in base.glob("*.safetensors"))
 
 
-def table(rounds: list[dict[str, Any]], rate: float, size: int) -> str:
+def table(rounds: list[dict[str, Any]], rate: float, size: int, alone: float) -> str:
     """Medians over the rounds, and ours as a ratio to the usual road."""
     lines = ["| | merge s | convert s | quantise s | all s | peak MB |", "|---|---:|---:|---:|---:|---:|"]
     seconds: dict[str, float] = {}
@@ -228,6 +247,16 @@ def table(rounds: list[dict[str, Any]], rate: float, size: int) -> str:
         f"\nratio ours / usual: time {seconds['ours'] / seconds['usual']:.2f}, peak {peaks['ours'] / peaks['usual']:.2f}; "
         f"the merge alone: time {spent['ours'] / spent['usual']:.2f}, peak {merging['ours'] / merging['usual']:.2f} "
         f"({merging['ours']:.0f} against {merging['usual']:.0f} MB)"
+    )
+    common = {
+        key: [statistics.median(one["ours"][name][key] for one in rounds) for name in STEPS[1:]]
+        for key in ("seconds", "peak")
+    }
+    lines.append(
+        f"converter and quantiser, the same in both, take {sum(common['seconds']) / seconds['ours']:.0%} of our time: a merge "
+        f"of no time would give {sum(common['seconds']) / seconds['usual']:.2f}; they peak at {max(common['peak']) / 1e6:.0f} MB, "
+        f"of which the converter takes {alone / 1e6:.0f} MB without a single weight: a merge of no memory would give "
+        f"{max(common['peak']) / 1e6 / peaks['usual']:.2f}"
     )
     share = size / spent["ours"] / rate
     lines.append(

@@ -41,7 +41,7 @@ def train(
     accept_licence: Annotated[
         list[str] | None, typer.Option(help="A licence you have read and agree to, such as gemma.")
     ] = None,
-    quant: Annotated[str | None, typer.Option(help="Quantisation: Q4_K_M, Q5_K_M, Q6_K or Q8_0.")] = None,
+    quant: Annotated[str | None, typer.Option(help="Quantisation: Q4_K_M, Q5_K_M, Q6_K, Q8_0, or auto.")] = None,
     max_size: Annotated[str | None, typer.Option(help="Largest file, such as 2GB.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; every core when left out.")] = None,

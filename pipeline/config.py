@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.errors import UsageError
 
 CONFIGS = Path("configs")
-Quantisation = Literal["Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0"]
+Quantisation = Literal["Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "auto"]
 
 
 class Section(BaseModel):
@@ -75,9 +75,20 @@ class ParityConfig(Section):
     quant_top1: float = Field(0.80, ge=0, le=1)
 
 
+class AutoConfig(Section):
+    """How `quantization: auto` chooses: by dev conversations, the smallest file that is not worse than f16."""
+
+    conversations: int = Field(40, ge=1, description="dev conversations played by each candidate")
+    margin: float = Field(0.02, ge=0, le=1, description="share of the turns that it may lose")
+
+
 class ExportConfig(Section):
-    quantization: Quantisation = "Q4_K_M"
+    quantization: Quantisation = Field("Q4_K_M", description="or auto: the smallest that is not worse, by measurement")
     max_size_gb: float = Field(2.0, gt=0)
+    imatrix_chunks: int = Field(
+        8, ge=0, description="times 512 training tokens for the importance matrix; 0 does without"
+    )
+    auto: AutoConfig = AutoConfig()
     parity: ParityConfig = ParityConfig()
 
 

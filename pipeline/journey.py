@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from pipeline.bases.catalog import Facts
 
 _CODE = Path(__file__).parent
-_DECIDES = ("data", "bases", "training", "export", "validation", "gguf_file.py")  # code that a run's name covers
+# Code that a run's name covers.
+_DECIDES = ("data", "bases", "training", "export", "validation", "exporting.py", "gguf_file.py", "language_model.py")
 _PINNED = ("torch", "transformers", "trl", "peft", "accelerate", "safetensors", "tokenizers", "gguf", "numpy")
 
 
@@ -88,9 +89,17 @@ def timed(journey: Journey, name: str, what: str) -> Iterator[Stage]:
 
 
 def staged(
-    journey: Journey, name: str, key: str, outputs: tuple[str, ...], work: Callable[[Stage], dict[str, Any]], what: str
+    journey: Journey,
+    name: str,
+    key: str,
+    outputs: tuple[str, ...] | Callable[[dict[str, Any]], tuple[str, ...]],
+    work: Callable[[Stage], dict[str, Any]],
+    what: str,
 ) -> dict[str, Any]:
-    """Do a stage unless it is proven done here or in another run; returns its facts."""
+    """Do a stage unless it is proven done here or in another run; returns its facts.
+
+    `outputs` are paths in the run's folder, or what tells them from the facts where the work decides.
+    """
     run = journey.run
     record = run.finished(name, key)
     reason = "nothing it depends on has changed"
@@ -104,7 +113,8 @@ def staged(
     started = time.monotonic()
     with timed(journey, name, what) as stage:
         facts = work(stage)
-    digests = {output: files.sha256_file(run.folder / output) for output in outputs}
+    made = outputs(facts) if callable(outputs) else outputs
+    digests = {output: files.sha256_file(run.folder / output) for output in made}
     run.record(name, StageRecord(key, digests, time.monotonic() - started, facts))
     return facts
 
@@ -198,7 +208,8 @@ def summarise(journey: Journey, run: Run, result: dict[str, Any], outcome: Outco
     note = journey.reporter.note
     note("")
     note(
-        f"model      {outcome.model} ({outcome.metadata['file_size_mb']} MB, sha256 {outcome.metadata['sha256'][:16]}…)"
+        f"model      {outcome.model} ({outcome.metadata['quantization_level']}, {outcome.metadata['file_size_mb']} MB, "
+        f"sha256 {outcome.metadata['sha256'][:16]}…)"
     )
     for label, side in (("accuracy", result), ("untuned", result["baseline"])):
         figure = side["tool_call_accuracy"]
@@ -208,5 +219,4 @@ def summarise(journey: Journey, run: Run, result: dict[str, Any], outcome: Outco
     note(f"stages     {', '.join(f'{name} {how or human_time(seconds)}' for name, seconds, how in journey.timings)}")
     note(f"run        {run.folder}")
     note(f"report     {run.validation / 'report.html'}")
-    if outcome.mmproj is None:
-        note(f"mmproj     none: {outcome.mmproj_reason}")
+    note(f"mmproj     {outcome.mmproj or 'none'}: {outcome.mmproj_reason}")

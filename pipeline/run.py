@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline import files, shipping
 from pipeline.artifacts import BaseModel, Dataset, LlamaCpp
+from pipeline.exporting import export, preflight, prove
 from pipeline.journey import (
     Journey,
     Outcome,
@@ -41,10 +42,12 @@ def train(journey: Journey) -> Outcome:
         base = fetch_base(journey)
         require_disk(journey, base)
         llama = build_llama(journey)
-        baseline = preflight(journey, base, llama)
+        baseline = preflight(journey, dataset, base, llama)
         shipping.require_runtime(journey.config.runtime, baseline)
         train_adapter(journey, dataset, base)
-        export(journey, dataset, base, llama)
+        kind = export(journey, dataset, base, llama)
+        if journey.config.export.quantization == "auto":
+            baseline = preflight(journey, dataset, base, llama, kind)
         prove(journey, dataset, base, llama)
         result = validate(journey, dataset, baseline, llama)
         report(journey, base, result)
@@ -104,30 +107,10 @@ def build_llama(journey: Journey) -> LlamaCpp:
     return llama
 
 
-def preflight(journey: Journey, base: BaseModel, llama: LlamaCpp) -> Path:
-    """Take the untuned base through conversion and quantisation: proof that the road exists, and the baseline."""
-    kind = journey.config.export.quantization
-    identity = files.sha256_json([base.digest, llama_identity(llama), kind, code_digest("export", "gguf_file.py")])[:12]
-    path = journey.config.cache_dir / "baselines" / f"{base.name}-{kind}-{identity}.gguf"
-    if path.is_file():
-        journey.reporter.skipped("preflight", "this base has gone through this llama.cpp before")
-        return path
-    with timed(journey, "preflight", "the untuned base through conversion and quantisation") as stage:
-        from pipeline.export.convert import convert
-        from pipeline.export.quantize import quantize
-
-        f16 = path.with_suffix(".f16")
-        convert(base.path, f16, llama, {"general.name": base.name})
-        quantize(f16, path, kind, llama, journey.threads, journey.config.export.max_size_gb * 1e9)
-        f16.unlink()
-        stage.summary = f"{base.name} becomes {files.human_size(path.stat().st_size)} at {kind}"
-    return path
-
-
 def train_adapter(journey: Journey, dataset: Dataset, base: BaseModel) -> None:
     run, config = journey.run, journey.config.training
     learnt = split_digest(dataset, ("train", "dev"))
-    code = code_digest("training", "data/chat.py", "data/dataset.py")
+    code = code_digest("training", "language_model.py", "data/chat.py", "data/dataset.py")
     key = files.sha256_json(
         [config.model_dump(mode="json"), journey.config.seed, journey.threads, learnt, base.digest, code, versions()]
     )
@@ -147,85 +130,17 @@ def train_adapter(journey: Journey, dataset: Dataset, base: BaseModel) -> None:
             "held_out_loss": made.held_out_loss,
         }
 
-    outputs = (
-        "training/adapter/adapter_model.safetensors",
-        "training/adapter/adapter_config.json",
-        "training/metrics.jsonl",
-    )
-    staged(journey, "training", key, outputs, work, f"{base.name}, LoRA rank {config.lora.rank}")
+    def outputs(_: dict[str, Any]) -> tuple[str, ...]:
+        adapter = sorted((run.training / "adapter").iterdir())  # full fine-tuning leaves no adapter_config.json
+        return ("training/metrics.jsonl", *(f"training/adapter/{path.name}" for path in adapter))
 
-
-def export(journey: Journey, dataset: Dataset, base: BaseModel, llama: LlamaCpp) -> None:
-    run, config = journey.run, journey.config.export
-    adapter = run.manifest()["stages"]["training"]["facts"]["adapter_sha256"]
-    key = files.sha256_json(
-        [
-            config.quantization,
-            config.max_size_gb,
-            adapter,
-            base.digest,
-            llama_identity(llama),
-            run.run_id,
-            code_digest("export", "gguf_file.py"),
-        ]
-    )
-
-    def work(stage: Stage) -> dict[str, Any]:
-        from pipeline.export.convert import convert
-        from pipeline.export.merge import merge
-        from pipeline.export.quantize import quantize
-
-        stage.update(0, 3, "merging")
-        changed = merge(base.path, run.training / "adapter", run.export / "merged")
-        stage.update(1, 3, "converting")
-        convert(run.export / "merged", run.export / "model-f16.gguf", llama, shipping.gguf_metadata(run, base, dataset))
-        stage.update(2, 3, "quantising")
-        out = run.export / f"model-{config.quantization}.gguf"
-        quantize(
-            run.export / "model-f16.gguf", out, config.quantization, llama, journey.threads, config.max_size_gb * 1e9
-        )
-        stage.summary = (
-            f"{changed} tensors merged, {config.quantization} file of {files.human_size(out.stat().st_size)}"
-        )
-        return {"sha256": files.sha256_file(out), "bytes": out.stat().st_size, "tensors_merged": changed}
-
-    outputs = ("export/model-f16.gguf", f"export/model-{config.quantization}.gguf")
-    staged(journey, "export", key, outputs, work, f"merge, convert, quantise to {config.quantization}")
-
-
-def prove(journey: Journey, dataset: Dataset, base: BaseModel, llama: LlamaCpp) -> None:
-    """Compare the trained model with the files made from it; outside the bounds nothing is promoted."""
-    run, config = journey.run, journey.config.export
-    exported = run.manifest()["stages"]["export"]["outputs"]
-    bounds = config.parity.model_dump(mode="json")
-    key = files.sha256_json(
-        [exported, bounds, split_digest(dataset, ("test",)), code_digest("export", "gguf_file.py", "data/chat.py")]
-    )
-
-    def work(stage: Stage) -> dict[str, Any]:
-        from pipeline.export import parity
-
-        merged, quantised = run.export / "merged", run.export / f"model-{config.quantization}.gguf"
-        sequences = parity.sequences(merged, dataset, config.parity.conversations)
-        report = parity.prove(
-            merged, run.export / "model-f16.gguf", quantised, sequences, llama, config.parity, journey.threads
-        )
-        files.write_json(run.export / "parity.json", report)
-        files.remove(merged)  # proven; it can be made again from base and adapter
-        f16, quant = report["f16_against_trained"], report["quantised_against_f16"]
-        stage.summary = f"KL {f16['mean_kl']:.1e} to f16, {quant['mean_kl']:.1e} to {config.quantization}; top-1 {f16['top1']:.3f}, {quant['top1']:.3f}"
-        return {"f16_mean_kl": f16["mean_kl"], "quant_mean_kl": quant["mean_kl"], "quant_top1": quant["top1"]}
-
-    if not (run.export / "merged").is_dir() and run.finished("parity", key) is None:
-        from pipeline.export.merge import merge
-
-        merge(base.path, run.training / "adapter", run.export / "merged")
-    staged(journey, "parity", key, ("export/parity.json",), work, "the file against the trained model")
+    how = "every weight of its layers" if config.method == "full" else f"LoRA rank {config.lora.rank}"
+    staged(journey, "training", key, outputs, work, f"{base.name}, {how}")
 
 
 def validate(journey: Journey, dataset: Dataset, baseline: Path, llama: LlamaCpp) -> dict[str, Any]:
     run, config = journey.run, journey.config.validation
-    model = run.export / f"model-{journey.config.export.quantization}.gguf"
+    model = shipping.model(run)
     settings = config.model_dump(mode="json")
     proven = run.manifest()["stages"]["export"]["outputs"]
     rival, rival_digest = shipping.rival(journey.config.models_dir, run)
@@ -287,13 +202,15 @@ def report(journey: Journey, base: BaseModel, result: dict[str, Any]) -> None:
 
 def promote(journey: Journey, base: BaseModel, dataset: Dataset, llama: LlamaCpp, result: dict[str, Any]) -> Outcome:
     """Through the gate into the app's folder, then the manifest, last."""
-    run, quantisation = journey.run, journey.config.export.quantization
+    run = journey.run
     shipping.require_gate(run, journey.config, result)
     facts = describe(journey, base, llama)
-    target, projector, shelf = shipping.ship(run, base, quantisation, result, journey.config.models_dir, facts)
-    close_manifest(journey, facts, {str(target): shelf["sha256"]})
-    reason = f"{base.name} reads text only" if not base.multimodal else "the projector was not exported"
-    return Outcome(target, projector, reason, shelf)
+    target, projector, shelf = shipping.ship(run, base, result, journey.config.models_dir, facts)
+    promoted = {str(target): shelf["sha256"]}
+    if projector:
+        promoted[str(projector)] = shelf["mmproj"]["sha256"]
+    close_manifest(journey, facts, promoted)
+    return Outcome(target, projector, shipping.exported(run)["mmproj_reason"], shelf)
 
 
-__all__ = ["Journey", "Outcome", "train"]
+__all__ = ["Journey", "Outcome", "export", "preflight", "prove", "train"]

@@ -28,6 +28,29 @@ def rival(models_dir: Path, run: Run) -> tuple[Path | None, str]:
     return store.model_path(models_dir, shipped), str(shipped["sha256"])
 
 
+def exported(run: Run) -> dict[str, Any]:
+    """The export's facts: `quantization`, `mmproj`, `mmproj_reason`, `choice`, …"""
+    facts: dict[str, Any] = run.manifest()["stages"]["export"]["facts"]
+    return facts
+
+
+def quantisation(run: Run) -> str:
+    """The kind that is shipped, `auto` resolved."""
+    return str(exported(run)["quantization"])
+
+
+def how_quantised(run: Run) -> str:
+    """The kind with what it rests on: the importance matrix, and the reason where it was chosen."""
+    facts = exported(run)
+    chunks, choice = facts["imatrix_chunks"], facts["choice"]
+    matrix = f", importance matrix of {chunks} × 512 training tokens" if chunks else ""
+    return f"{facts['quantization']}{matrix}" + (f"; chosen: {choice['reason']}" if choice else "")
+
+
+def model(run: Run) -> Path:
+    return run.export / f"model-{quantisation(run)}.gguf"
+
+
 def parity(run: Run) -> dict[str, Any] | None:
     path = run.export / "parity.json"
     content: dict[str, Any] | None = files.read_json(path) if path.is_file() else None
@@ -51,6 +74,8 @@ def report(run: Run, config: Config, base: BaseModel, result: Mapping[str, Any])
             "origin": base.origin,
             "training data": str(config.data.folder),
             "seed": str(config.seed),
+            "quantisation": how_quantised(run),
+            "projector": exported(run)["mmproj_reason"],
         },
         command=f"pnpm run train --preset {config.preset} --seed {config.seed} --base {base.name}",
         max_size_gb=config.export.max_size_gb,
@@ -82,13 +107,7 @@ def require_runtime(runtime: str | None, gguf: Path) -> None:
 
 
 def ship(
-    run: Run,
-    base: BaseModel,
-    quantisation: str,
-    result: dict[str, Any],
-    models_dir: Path,
-    facts: dict[str, Any],
-    mmproj: Path | None = None,
+    run: Run, base: BaseModel, result: dict[str, Any], models_dir: Path, facts: dict[str, Any]
 ) -> tuple[Path, Path | None, dict[str, Any]]:
     """Put the model on the shelf with everything that the app needs; returns model, mmproj and metadata.
 
@@ -97,18 +116,14 @@ def ship(
     from pipeline.integration import cactus, types
     from pipeline.provenance import papers
 
-    metadata = store.metadata_for(run, base, quantisation, result)
-    model, projector = store.promote(
-        run.export / f"model-{quantisation}.gguf",
-        mmproj,
-        metadata,
-        models_dir,
-        base.name,
-        papers.write(run, base, facts, metadata, mmproj),
-    )
-    cactus.write(models_dir, cactus.config(model, projector))
+    metadata = store.metadata_for(run, base, quantisation(run), result)
+    name = exported(run)["mmproj"]
+    mmproj = run.export / name if name else None
+    paperwork = papers.write(run, base, facts, metadata, mmproj)
+    target, projector = store.promote(model(run), mmproj, metadata, models_dir, base.name, paperwork)
+    cactus.write(models_dir, cactus.config(target, projector))
     types.write(models_dir)
-    return model, projector, metadata
+    return target, projector, metadata
 
 
 def gguf_metadata(run: Run, base: BaseModel, dataset: Dataset) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,16 @@ def smollm2(stage):
     from pipeline.bases import fetch
 
     return fetch.ensure("smollm2-135m", CACHE, stage)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """A slice of the real corpus: seven scenarios of each category (some are held out), one file of drills."""
+    source, folder = ROOT / "training_data", tmp_path_factory.mktemp("corpus")
+    for path in source.glob("*.yaml"):
+        shutil.copy(path, folder)
+    for category in sorted(path for path in source.iterdir() if path.is_dir()):
+        (folder / category.name).mkdir()
+        for path in sorted(category.glob("*.md"))[: 1 if category.name == "drills" else 7]:
+            shutil.copy(path, folder / category.name)
+    return folder

@@ -86,7 +86,7 @@ def run_with(tmp_path, content):
             "stages": {
                 "data": {"outputs": {"data/dataset.jsonl": "d" * 64}},
                 "training": {"facts": {"steps": 3, "final_loss": 1.0}},
-                "export": {"facts": {"bytes": 3, "sha256": files.sha256_bytes(content.encode())}},
+                "export": {"facts": EXPORTED | {"sha256": files.sha256_bytes(content.encode())}},
                 "validation": {"facts": {"promoted_sha256": "before"}},
             },
         }
@@ -94,6 +94,7 @@ def run_with(tmp_path, content):
     return run
 
 
+EXPORTED = {"bytes": 3, "quantization": "Q8_0", "imatrix_chunks": 0, "mmproj": None, "mmproj_reason": "text only"}
 BASE = BaseModel("tiny", Path("tiny"), "digest", "llama", "Apache-2.0")
 FACTS = {
     "config": Config().model_dump(mode="json"),
@@ -115,7 +116,7 @@ def result(**changes):
 
 def test_shipping_gives_the_app_all_it_needs_and_remembers_the_one_before(tmp_path, config):
     for content in ("one", "two"):
-        shipping.ship(run_with(tmp_path, content), BASE, "Q8_0", result(), config.models_dir, FACTS)
+        shipping.ship(run_with(tmp_path, content), BASE, result(), config.models_dir, FACTS)
     names = {path.name for path in config.models_dir.iterdir()}
     wanted = {"custom-dnd-tiny.gguf", "model-metadata.json", "cactus.config.json", "dm-tools.js", "dm-tools.d.ts"}
     assert names >= wanted
@@ -131,7 +132,7 @@ def test_an_empty_shelf_is_said_so(config):
 def test_a_run_is_measured_against_the_shipped_model_but_never_against_itself(tmp_path, config):
     one, two = run_with(tmp_path, "one"), run_with(tmp_path, "two")
     assert shipping.rival(config.models_dir, one) == (None, "")
-    shipping.ship(one, BASE, "Q8_0", result(), config.models_dir, FACTS)
+    shipping.ship(one, BASE, result(), config.models_dir, FACTS)
     path, digest = shipping.rival(config.models_dir, two)
     assert path == config.models_dir / "custom-dnd-tiny.gguf"
     assert digest == files.sha256_bytes(b"one")

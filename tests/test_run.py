@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -37,19 +36,6 @@ SETTINGS = {
     },
     "gate": {"enabled": False},
 }
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    """A slice of the real corpus: seven scenarios of each category (some are held out), one file of drills."""
-    source, folder = ROOT / "training_data", tmp_path_factory.mktemp("corpus")
-    for path in source.glob("*.yaml"):
-        shutil.copy(path, folder)
-    for category in sorted(path for path in source.iterdir() if path.is_dir()):
-        (folder / category.name).mkdir()
-        for path in sorted(category.glob("*.md"))[: 1 if category.name == "drills" else 7]:
-            shutil.copy(path, folder / category.name)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,16 @@
 
 Candidates are tried from the smallest. One is taken when its numbers stay near those of the f16 file (KL divergence and
 top-1 agreement within the parity bounds) and the Dungeon Master's turns it plays are not worse: scored turn by turn
-against the f16 file's, no more than `margin` lower on average and not significantly lower by a paired bootstrap.
+against the f16 file's, no more than `margin` lower on average and not significantly lower by a paired bootstrap. Speed
+is measured and told; it decides nothing, or a busy hour of the machine would choose another file from the same inputs.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -19,10 +23,11 @@ from pipeline.artifacts import LlamaCpp
 from pipeline.config import ParityConfig
 from pipeline.errors import ExportError
 from pipeline.export import parity
-from pipeline.export.quantize import KINDS, predict_sizes, quantize, too_large
+from pipeline.export.quantize import KINDS, predict_sizes, quantize, takes_matrix, too_large
 
 Score = Callable[[Path], Sequence[float]]  # a model file → 0…1 for each held-out turn, always in the same order
 _RESAMPLES = 2000
+_TIMED = 32  # tokens
 
 
 @dataclass(frozen=True)
@@ -36,13 +41,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Candidate:
-    """`difference` is None where nothing scores turns; `verdict` says why it was taken or not."""
+    """`difference` is None where nothing scores turns; `verdict` says why it was taken or not; speed on this machine."""
 
     kind: str
     bytes: int
     mean_kl: float | None
     top1: float | None
     difference: Difference | None
+    tokens_per_second: float | None
     verdict: str
 
 
@@ -52,8 +58,18 @@ class Choice:
     path: Path
     candidates: list[Candidate]
 
+    @property
+    def reason(self) -> str:
+        """Every candidate that was looked at before the one taken, and that one."""
+        looked = [one for one in self.candidates if one.mean_kl is not None]
+        return "; ".join(
+            f"{one.kind} ({files.human_size(one.bytes)}, KL {one.mean_kl:.3f}, {one.tokens_per_second:.0f} tokens/s) {one.verdict}"
+            for one in looked
+        )
+
     def report(self) -> dict[str, Any]:
-        return {"chosen": self.kind, "candidates": [asdict(candidate) for candidate in self.candidates]}
+        candidates = [asdict(candidate) for candidate in self.candidates]
+        return {"chosen": self.kind, "reason": self.reason, "candidates": candidates}
 
 
 def choose(
@@ -84,13 +100,14 @@ def choose(
         wanted = list(score(f16)) if score else None
         for kind in fitting:
             path = folder / f"model-{kind}.gguf"
-            quantize(f16, path, kind, llama, threads, max_bytes, imatrix)
+            quantize(f16, path, kind, llama, threads, max_bytes, imatrix if takes_matrix(kind) else None)
             shipped = parity.llama_logits(path, sequences, llama, threads, "f16", Path(work) / kind)
             near = parity.compare(exact, shipped, sequences)
             within = near.mean_kl <= bounds.quant_mean_kl and near.top1 >= bounds.quant_top1
             difference = paired_difference(wanted, list(score(path)), seed) if within and score and wanted else None
             verdict = _verdict(within, difference, margin)
-            tried.append(Candidate(kind, path.stat().st_size, near.mean_kl, near.top1, difference, verdict))
+            speed = tokens_per_second(path, llama, threads)
+            tried.append(Candidate(kind, path.stat().st_size, near.mean_kl, near.top1, difference, speed, verdict))
             if verdict.startswith("taken"):
                 rest = [_untried(other, sizes[other], max_bytes) for other in KINDS[len(tried) :]]
                 return Choice(kind, path, tried + rest)
@@ -101,6 +118,22 @@ def choose(
         where=f"export.max_size_gb allows {files.human_size(max_bytes)}",
         fix="raise --max-size, choose another --base, or name the one you accept with --quant",
     )
+
+
+def tokens_per_second(model: Path, llama: LlamaCpp, threads: int) -> float:
+    """Generated tokens a second on this machine's CPU, the median of three, by llama-bench."""
+    command = [str(llama.tool("llama-bench")), "-m", str(model), "-t", str(threads), "-ngl", "0", "-o", "json"]
+    command += ["-p", "0", "-n", str(_TIMED), "-r", "3"]
+    environment = os.environ | {"OMP_WAIT_POLICY": "passive"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        words = done.stderr.strip().splitlines()
+        raise ExportError(
+            f"llama-bench cannot run the file: {words[-1] if words else f'exit code {done.returncode}'}",
+            where=str(model),
+            fix="remove the run's export folder and run again",
+        )
+    return float(sorted(json.loads(done.stdout)[0]["samples_ts"])[1])
 
 
 def paired_difference(reference: Sequence[float], other: Sequence[float], seed: int) -> Difference:
@@ -132,4 +165,4 @@ def _verdict(within: bool, difference: Difference | None, margin: float) -> str:
 
 def _untried(kind: str, size: int, max_bytes: float) -> Candidate:
     why = "larger than allowed" if size > max_bytes else "not tried: a smaller one is not worse"
-    return Candidate(kind, size, None, None, None, why)
+    return Candidate(kind, size, None, None, None, None, why)

@@ -21,7 +21,7 @@ import torch
 from pipeline.artifacts import Dataset, LlamaCpp
 from pipeline.config import ParityConfig
 from pipeline.data.chat import prompt_ids, render
-from pipeline.data.dataset import Message, read_conversations
+from pipeline.data.dataset import Message, Split, read_conversations
 from pipeline.errors import ExportError
 from pipeline.export.reference import trained_logits
 from pipeline.llama_server import LlamaServer, serve
@@ -51,12 +51,18 @@ class Agreement:
     first_divergence: str | None = None
 
 
-def sequences(checkpoint: Path, dataset: Dataset, count: int) -> list[Sequence]:
-    """The first `count` held-out conversations, rendered as in training; compared where the DM's tokens are predicted."""
+def sequences(checkpoint: Path, dataset: Dataset, count: int, split: Split = "test") -> list[Sequence]:
+    """The first `count` conversations of a split, rendered as in training; compared where the DM's tokens are predicted."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    held_out = [item for item in read_conversations(dataset.conversations) if item.split == "test"]
+    held_out = [item for item in read_conversations(dataset.conversations) if item.split == split]
+    if not held_out:
+        raise ExportError(
+            f"the dataset has no {split} conversations to compare by",
+            where=str(dataset.conversations),
+            fix="add scenarios; a corpus this small can do without choosing: name a --quant",
+        )
     chosen = []
     for conversation in held_out[:count]:
         rendered = render(tokenizer, conversation.messages)

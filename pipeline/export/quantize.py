@@ -29,6 +29,7 @@ _BLOCKS = {
     "q5_K": (256, 176),
     "q6_K": (256, 210),
 }
+_MATRIX_KINDS = ("Q4_K_M", "Q5_K_M", "Q6_K", "auto")  # Q8_0 rounds each block by itself: no weight matters more
 _LINE = re.compile(r"\]\s+(\S+)\s+- \[([\d, ]+)\], type =\s+(\w+), size = .*?(?:\((\w+)\))?$", re.MULTILINE)
 
 
@@ -53,6 +54,11 @@ def quantize(
         size = temporary.stat().st_size
         if size > max_bytes:
             raise too_large(kind, size, max_bytes, predict_sizes(f16, llama))
+
+
+def takes_matrix(kind: str) -> bool:
+    """Whether an importance matrix changes a file of this kind."""
+    return kind in _MATRIX_KINDS
 
 
 def too_large(kind: str, size: int, max_bytes: float, sizes: dict[str, int]) -> ExportError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,15 +13,7 @@ import torch
 from pipeline import files
 from pipeline.errors import ExportError
 from pipeline.export.merge import tensor_slots
-
-# A multimodal checkpoint names its language model's tensors after the whole; the text-only class leaves that out.
-_TEXT_NAMES = {
-    r"^model\.language_model\.": "model.",
-    r"^language_model\.model\.": "model.",
-    r"^language_model\.lm_head\.": "lm_head.",
-}
-
-_TOWERS = re.compile(r"vision|audio|multi_modal_projector")
+from pipeline.language_model import TOWERS, load
 
 
 class Compared(Protocol):
@@ -36,28 +27,9 @@ class Compared(Protocol):
 
 
 def language_model(checkpoint: Path) -> Any:
-    """The language model of a checkpoint in fp32, towers for images and sound left out. Raises ExportError.
-
-    A multimodal checkpoint needs no image library then, and no memory for what a text never uses.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()  # what is left out of the checkpoint is meant; what is missing is checked below
+    """The language model of a checkpoint in fp32, towers for images and sound left out. Raises ExportError."""
     require_memory(checkpoint)
-    config = AutoConfig.from_pretrained(checkpoint)
-    text = config.get_text_config()
-    names = _TEXT_NAMES if text is not config else None
-    model, report = AutoModelForCausalLM.from_pretrained(
-        checkpoint,
-        config=text,
-        dtype=torch.float32,
-        attn_implementation="sdpa",
-        key_mapping=names,
-        output_loading_info=True,
-    )
-    missing = sorted(set(report["missing_keys"]))
+    model, missing = load(checkpoint, dtype=torch.float32, attn_implementation="sdpa")
     if missing:
         raise ExportError(
             f"the merged checkpoint lacks {len(missing)} tensors: {', '.join(missing[:5])}",
@@ -71,7 +43,7 @@ def require_memory(checkpoint: Path) -> None:
     """Raise ExportError unless the checkpoint's language model fits into memory in fp32."""
     import psutil
 
-    spoken = [slot for slot in tensor_slots(checkpoint) if not _TOWERS.search(slot.name)]
+    spoken = [slot for slot in tensor_slots(checkpoint) if not TOWERS.search(slot.name)]
     needed = 4 * sum(math.prod(slot.shape) for slot in spoken)
     free = psutil.virtual_memory().available
     if needed > free:

@@ -36,6 +36,8 @@ def metadata_for(run: Run, base: BaseModel, quantisation: str, result: dict[str,
         "tool_call_accuracy": round(result["tool_call_accuracy"]["value"], 4),
         "baseline_tool_call_accuracy": round(result["baseline"]["tool_call_accuracy"]["value"], 4),
         "quantization_level": quantisation,
+        "imatrix_chunks": export["imatrix_chunks"],
+        "mmproj": _projector(stages["export"]),
         "file_size_mb": round(export["bytes"] / 1e6, 1),
         "compatible_platforms": ["macOS", "iOS", "Android"],
         "recommended_context_length": _CONTEXT,
@@ -44,6 +46,11 @@ def metadata_for(run: Run, base: BaseModel, quantisation: str, result: dict[str,
         "run_id": run.run_id,
         "runtimes": list(base.runtimes),
     }
+
+
+def _projector(export: dict[str, Any]) -> dict[str, str] | None:
+    name = export["facts"]["mmproj"]
+    return {"sha256": export["outputs"][f"export/{name}"]} if name else None
 
 
 def promote(

@@ -15,6 +15,7 @@ from pipeline import files
 from pipeline.artifacts import BaseModel
 from pipeline.config import LoraConfig
 from pipeline.errors import BaseModelError, MachineError, TrainingError
+from pipeline.language_model import load
 from pipeline.training import attention, kernels
 
 WEIGHTS = "adapter_model.safetensors"
@@ -65,24 +66,22 @@ def _cpu_features() -> set[str]:
 
 
 def load_base(base: BaseModel, dtype: torch.dtype, *, four_bit: bool = False) -> Any:
-    """The base's own architecture from its safetensors, with packed attention. Raises BaseModelError."""
-    import transformers
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    config = transformers.AutoConfig.from_pretrained(base.path)
-    name = (config.architectures or ["?"])[0]
-    family = getattr(transformers, name, None)
-    if family is None:
+    """The base's language model from its safetensors, with packed attention. Raises BaseModelError."""
+    options: dict[str, Any] = {"quantization_config": _four_bit()} if four_bit else {}
+    try:
+        model, missing = load(base.path, dtype=dtype, attn_implementation=attention.register(), **options)
+    except (ValueError, KeyError) as error:  # an architecture that this transformers does not know
         raise BaseModelError(
-            f"transformers {transformers.__version__} does not know the architecture {name!r}",
+            f"transformers cannot load this base: {error}",
             where=str(base.path / "config.json"),
             fix="use a base from the catalogue",
+        ) from error
+    if missing:
+        raise BaseModelError(
+            f"the base lacks {len(missing)} tensors: {', '.join(missing[:5])}",
+            where=str(base.path),
+            fix="fetch the base again; this transformers may not know its names",
         )
-    options: dict[str, Any] = {"quantization_config": _four_bit()} if four_bit else {}
-    model = family.from_pretrained(
-        base.path, dtype=dtype, attn_implementation=attention.register(), use_safetensors=True, **options
-    )
     model.config.use_cache = False
     return model
 

@@ -72,7 +72,7 @@ def train(
     model = build(base, config, layout, precision, seed)
     trainer, resume = _trainer(model, tokenizer, work, config, layout, rate, seed=seed, out=out, stage=stage)
     _run(trainer, resume)
-    return _finish(trainer, layout, out)
+    return _finish(trainer, out)
 
 
 def build(base: BaseModel, config: TrainingConfig, layout: Plan, precision: Precision, seed: int) -> Any:
@@ -252,13 +252,14 @@ def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _finish(trainer: ForgeTrainer, layout: Plan, out: Path) -> Adapter:
-    """Write the best adapter (by held-out loss; the last where nothing was held out)."""
+def _finish(trainer: ForgeTrainer, out: Path) -> Adapter:
+    """Write the best adapter (by held-out loss; the last where nothing was held out); whole tensors from full
+    fine-tuning, without adapter_config.json."""
     session = trainer.session
     standing = session.standing
     if standing.best_step and standing.best_step != standing.step:
         adapter.restore(trainer.model, checkpoint.folder_of(session.checkpoints, standing.best_step))
-    folder = out / ("full" if layout.method == "full" else "adapter")
+    folder = out / "adapter"
     with files.atomic_path(folder) as temporary:
         digest = adapter.save(trainer.model, temporary)
     _record_memory(trainer, out)

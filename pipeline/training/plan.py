@@ -19,6 +19,7 @@ from pipeline import files
 from pipeline.artifacts import BaseModel
 from pipeline.config import TrainingConfig
 from pipeline.errors import BaseModelError, MachineError
+from pipeline.language_model import TOWERS
 
 _CPU_ROWS = (2048, 1024, 512)  # beyond 2048 tokens a CPU gains nothing: the products are long enough
 _GPU_ROWS = (16384, 8192, 4096, 2048, 1024, 512)
@@ -30,7 +31,7 @@ _ROOM = 0.9  # share of the free memory that may be planned for
 
 @dataclass(frozen=True)
 class Shape:
-    """A language model's sizes; `parameters` counts every tensor in the checkpoint."""
+    """A language model's sizes; `parameters` counts every tensor of the checkpoint but those of towers."""
 
     layers: int
     hidden: int
@@ -164,7 +165,7 @@ def _parameters(path: Path) -> int:
         header: dict[str, Any] = json.loads(file.read(length))
     count = 0
     for name, tensor in header.items():
-        if name != "__metadata__":
+        if name != "__metadata__" and not TOWERS.search(name):
             size = 1
             for dimension in tensor["shape"]:
                 size *= dimension

@@ -45,7 +45,7 @@ def settings(method):
     return TrainingConfig(
         method=method,
         lora=LoraConfig(rank=4, alpha=8),
-        learning_rate=1e-3 if method == "lora" else 1e-4,
+        learning_rate=1e-3 if method == "lora" else 3e-4,
         batch_tokens=600,
         epochs=1.0,
         warmup_steps=1,

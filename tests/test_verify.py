@@ -14,12 +14,10 @@ from pipeline.journey import Journey, close_manifest, describe
 from pipeline.progress import Reporter
 from tests import tiny
 from tests.provenance import made
-from tests.test_run import SETTINGS, corpus
+from tests.test_run import SETTINGS
 
 QUIET = Reporter("plain", quiet=True)
 CHECKPOINT = "training/adapter/adapter_model.safetensors"
-
-__all__ = ["corpus"]
 
 
 @pytest.fixture(scope="module")

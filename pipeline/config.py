@@ -24,6 +24,10 @@ class DataConfig(Section):
     drill_branches: int = Field(
         10, ge=1, le=64, description="training conversations from drills that begin alike and end differently"
     )
+    borrowed_prose: bool = Field(
+        True,
+        description="train every drill once more with prose of other drills: a call follows from the player's line",
+    )
     scenario_weight: float = Field(
         0.3, gt=0, le=10, description="how often a training scenario is drawn for each time a family of drills is"
     )

@@ -122,10 +122,17 @@ def _families(
 ) -> list[Conversation]:
     """The training part: many endings of few beginnings, so that a token trained is mostly one that teaches."""
     found = []
-    for index, group in enumerate(choose_families(pool, config.drill_lines, config.drill_branches, rng)):
-        name = f"train-{index:05d}"
-        family = compose_family(name, group, settings, corpus.vocabulary, rng)
-        found += [replace(_from_drills(one, corpus, "train", config.folder), group=name) for one in family]
+    spoken = [one.drill.dm.text for one in pool]
+    for kind, prose in (("own", []), ("borrowed", spoken if config.borrowed_prose else None)):
+        if prose is None:
+            continue
+        for index, group in enumerate(choose_families(pool, config.drill_lines, config.drill_branches, rng)):
+            name = f"train-{kind}-{index:05d}"
+            family = compose_family(name, group, settings, corpus.vocabulary, rng, prose)
+            found += [
+                replace(_from_drills(one, corpus, "train", config.folder), group=name, call_only=bool(prose))
+                for one in family
+            ]
     return found
 
 

@@ -20,6 +20,7 @@ from pipeline.data.tools import Call, Matched, Vocabulary
 CATEGORY = "drills"
 _SIZES = (3, 4, 5)
 _ENDS_ON_CALL = 0.15
+_PLAYED_OUT, _PLAYED_OUT_BORROWED = 0.1, 0.4  # of a family's calls: their result and what follows stand there too
 _JUST_BEGUN = 0.3  # of the families: their lines are the game's first
 _NONE_SHARE = 3  # of four chosen lines, at most one carries no call, while there are enough others
 
@@ -102,13 +103,19 @@ def compose(
 
 
 def compose_family(
-    name: str, group: Sequence[Exercise], settings: Settings, vocabulary: Vocabulary, rng: random.Random
+    name: str,
+    group: Sequence[Exercise],
+    settings: Settings,
+    vocabulary: Vocabulary,
+    rng: random.Random,
+    borrowed: Sequence[str] = (),
 ) -> list[Composed]:
     """A conversation for every line of the group but the first, with which they begin; in some the game has just
-    begun, and every line has one. All end on the DM's reply to their line; where that may bring further calls, when
-    none is due any more."""
+    begun, and every line has one. They end on the DM's reply to their line, or when what it called for has come to its
+    end. With `borrowed`, all that the DM says is drawn from there: a model that speaks for itself says what no author
+    would, and must yet call what the player's line asks for."""
     world, place = settings.place(rng)
-    scene = _Scene(settings.party(rng, rng.randint(2, 4)), vocabulary, rng)
+    scene = _Scene(settings.party(rng, rng.randint(2, 4)), vocabulary, rng, borrowed)
     beginning: list[Turn] = []
     branches = list(group)
     if rng.random() >= _JUST_BEGUN and len(group) > 1:
@@ -125,7 +132,9 @@ def compose_family(
         Composed(
             _scenario(f"{name}/{number}", exercise, world, place, party, [*beginning, *end]),
             (exercise,),
-            exercise.drill.call is not None and not exercise.drill.then,
+            exercise.drill.call is not None
+            and not exercise.drill.then
+            and rng.random() >= (_PLAYED_OUT_BORROWED if borrowed else _PLAYED_OUT),
         )
         for number, (exercise, end) in enumerate(zip(branches, ends, strict=True))
     ]
@@ -179,8 +188,10 @@ def _balanced(pool: Sequence[Exercise], rng: random.Random) -> list[Exercise]:
 class _Scene:
     """A party that plays drills. `changes` are the hit points won and lost so far, in order, with their owners."""
 
-    def __init__(self, party: Sequence[PartyMember], vocabulary: Vocabulary, rng: random.Random) -> None:
-        self._party, self._vocabulary, self._rng = party, vocabulary, rng
+    def __init__(
+        self, party: Sequence[PartyMember], vocabulary: Vocabulary, rng: random.Random, borrowed: Sequence[str] = ()
+    ) -> None:
+        self._party, self._vocabulary, self._rng, self._borrowed = party, vocabulary, rng, borrowed
         self.changes: list[tuple[str, int]] = []
 
     def play(self, exercise: Exercise) -> list[Turn]:
@@ -193,8 +204,8 @@ class _Scene:
         drill = exercise.drill
         user = Turn(Kind.USER, fill(drill.player.text))
         if drill.call is None:
-            return [user, Turn(Kind.DM, fill(drill.dm.text))]
-        turns, said, total, outcome = [user], fill(drill.dm.text), "", "Outcome"
+            return [user, Turn(Kind.DM, fill(self._prose(drill.dm.text)))]
+        turns, said, total, outcome = [user], fill(self._prose(drill.dm.text)), "", "Outcome"
         for template in (drill.call, *drill.then):
             call = Call(template.tool, fill(template.arguments).replace("{total}", total))
             matched = self._match(call, exercise)
@@ -205,9 +216,12 @@ class _Scene:
             turns.append(Turn(Kind.TOOLCALL, result))
             total = (self._vocabulary.match_result(matched, result) or {}).get("total", "")
             outcome = "Outcome" if matched.form.outcome != "check" else "Success" if well else "Failure"
-            said = fill(self._rng.choice(exercise.section.outcomes[outcome]).text)
+            said = fill(self._prose(self._rng.choice(exercise.section.outcomes[outcome]).text))
             self._note(matched)
         return [*turns, Turn(Kind.DM, said)]
+
+    def _prose(self, own: str) -> str:
+        return self._rng.choice(self._borrowed) if self._borrowed else own
 
     def _match(self, call: Call, exercise: Exercise) -> Matched:
         matched = self._vocabulary.match(call)

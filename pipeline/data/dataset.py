@@ -23,7 +23,8 @@ class Message(TypedDict):
 @dataclass(frozen=True, slots=True)
 class Conversation:
     """`source` and `line` say where a person mends it; `weight` is its sampling weight in training. Conversations of
-    one `group` (when it has a name) begin alike and are drawn together."""
+    one `group` (when it has a name) begin alike and are drawn together; of `call_only` ones only the choice of a call
+    is trained, not the prose."""
 
     id: str
     source: str
@@ -34,6 +35,7 @@ class Conversation:
     weight: float
     messages: tuple[Message, ...]
     group: str = ""
+    call_only: bool = False
 
 
 def to_jsonl(conversations: Iterable[Conversation]) -> str:

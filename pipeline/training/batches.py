@@ -121,7 +121,8 @@ def encode(tokenizer: Any, conversations: Sequence[Conversation], config: Traini
         except DataError as error:
             faults.append(f"{conversation.source}:{conversation.line}: {error.what}")
             continue
-        targets = tuple(index for index, wanted in enumerate(rendered.supervised) if wanted and index)
+        trained = rendered.decisive if conversation.call_only else rendered.supervised
+        targets = tuple(index for index, wanted in enumerate(trained) if wanted and index)
         fault = _fault(len(rendered.ids), len(targets), config.max_seq_length)
         if fault:
             faults.append(f"{conversation.source}:{conversation.line}: {fault}")

@@ -117,6 +117,27 @@ def _last_line(scenario: Scenario) -> int:
     return max(at for at, turn in enumerate(scenario.turns) if turn.kind is Kind.USER)
 
 
+def test_borrowed_prose_leaves_the_players_line_and_its_call(tmp_path: Path) -> None:
+    conversations = built(write_corpus(tmp_path / "data", 40), tmp_path / "out")
+    drills = [one for one in conversations if one.kind == "drills" and one.split == "train"]
+
+    def asked(borrowed: bool) -> set[tuple[str, str]]:
+        return {
+            (one.messages[index]["content"], find_calls(one.messages[index + 1]["content"])[0].tool)
+            for one in drills
+            if one.call_only == borrowed
+            for index in range(1, len(one.messages) - 1, 2)
+            if find_calls(one.messages[index + 1]["content"])
+        }
+
+    own, borrowed = asked(False), asked(True)
+    assert {tool for _, tool in own} == {tool for _, tool in borrowed} and len(borrowed) > 10
+    spoken = {one.messages[2]["content"] for one in drills if not one.call_only}
+    assert any(one.messages[2]["content"] not in spoken for one in drills if one.call_only)
+    without = built(tmp_path / "data", tmp_path / "without", borrowed_prose=False)
+    assert not any(one.call_only for one in without)
+
+
 def test_every_composed_conversation_passes_the_checker(shipped: Corpus) -> None:
     rng = random.Random(3)
     ends = []

@@ -31,6 +31,13 @@ def test_targets_are_the_dms_words_and_their_end_of_turn(tokenizer, tmp_path):
     assert tokenizer.decode(weighty) == "\n\n[roll: stealth]<|im_end|><|im_end|>"
 
 
+def test_of_borrowed_prose_only_the_choice_of_a_call_is_trained(tokenizer, tmp_path):
+    data = write_dataset(tmp_path / "d.jsonl", [conversation(0, turns=2) | {"call_only": True}])
+    (sample,) = batches.encode(tokenizer, read_conversations(data.conversations), TrainingConfig())
+    text = tokenizer.decode([sample.ids[target] for target in sample.targets])
+    assert text == "\n\n[roll: stealth]<|im_end|><|im_end|>"
+
+
 def test_a_conversation_without_a_dm_turn_is_refused(tokenizer, tmp_path):
     item = conversation(0)
     item["messages"] = item["messages"][:2]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import resource
 import subprocess
 import sys
@@ -53,7 +54,8 @@ stealth: 12 + 5(skill) = *17*
 
 def words(seed: int, count: int) -> str:
     """Invented words, so that no two scenarios are alike."""
-    return " ".join(f"w{(seed * 7919 + index * 104729 + index * index) % 999983}" for index in range(count))
+    chance = random.Random(seed)
+    return " ".join(f"w{chance.getrandbits(40):x}" for _ in range(count))
 
 
 def generate(folder: Path, files: int) -> None:
@@ -61,7 +63,7 @@ def generate(folder: Path, files: int) -> None:
         path = folder / f"category{number % 8}" / f"{number // 8 // 1000}" / f"{number}.md"
         path.parent.mkdir(parents=True, exist_ok=True)
         turns = (TURNS.format(*(words(number * 16 + turn * 4 + part, 15) for part in range(3))) for turn in range(3))
-        path.write_text(TEMPLATE.format(number, words(number, 4)) + "".join(turns), encoding="utf-8")
+        path.write_text(TEMPLATE.format(number, words(10**9 + number, 4)) + "".join(turns), encoding="utf-8")
 
 
 def peak() -> float:

@@ -28,7 +28,7 @@ def recorded(tmp_path_factory, corpus, smollm2, llama):
     settings = SETTINGS | {
         "base": str(base),
         "preset": "tiny",
-        "data": {"folder": str(corpus), "drill_conversations": 4},
+        "data": {"folder": str(corpus), "drill_lines": 16},
         "training": SETTINGS["training"] | {"max_tokens": 1500},
         "output_dir": folder / "runs",
         "models_dir": folder / "models",

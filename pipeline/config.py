@@ -65,10 +65,13 @@ class TrainingConfig(Section):
     max_tokens: int | None = Field(None, ge=1, description="stop after so many training tokens")
     max_seq_length: int = Field(2048, ge=64, le=131_072, description="tokens; a longer conversation is refused")
     checkpoint_interval: int = Field(25, ge=1, description="optimiser steps between checkpoints")
-    early_stopping_patience: int = Field(3, ge=0, description="held-out measurements without progress; 0 never stops")
+    early_stopping_patience: int = Field(2, ge=0, description="held-out measurements without progress; 0 never stops")
     evaluations: int = Field(4, ge=1, description="held-out loss measurements over the run")
     evaluation_tokens: int = Field(8192, ge=1, description="about how many held-out tokens a measurement reads")
-    deterministic: bool = True
+    deterministic: bool = Field(False, description="CUDA: slower kernels with the same bits each time; a CPU has them")
+    distributed: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="several processes: the model copied into each, or divided among them"
+    )
 
 
 class ParityConfig(Section):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from pipeline.artifacts import BaseModel
 from pipeline.config import LoraConfig
 from pipeline.errors import BaseModelError, MachineError, TrainingError
 from pipeline.language_model import load
-from pipeline.training import attention, kernels
+from pipeline.training import attention, kernels, shards
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -56,6 +57,15 @@ def pick_precision(device: torch.device, cpu_features: set[str] | None = None) -
     return Precision(torch.float32, "fp32: this processor has neither amx_bf16 nor avx512_bf16")
 
 
+def be_deterministic(device: torch.device) -> str:
+    """Let CUDA compute the same bits each time; returns what that means on this device."""
+    if device.type != "cuda":
+        return f"deterministic: nothing to change, training on {device.type} has no switch for it"
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when cuBLAS is first used
+    torch.use_deterministic_algorithms(True)
+    return "deterministic: slower kernels that give the same bits each time"
+
+
 def _cpu_features() -> set[str]:
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
@@ -67,7 +77,7 @@ def _cpu_features() -> set[str]:
 
 def load_base(base: BaseModel, dtype: torch.dtype, *, four_bit: bool = False) -> Any:
     """The base's language model from its safetensors, with packed attention. Raises BaseModelError."""
-    options: dict[str, Any] = {"quantization_config": _four_bit()} if four_bit else {}
+    options: dict[str, Any] = {"quantization_config": _four_bit(dtype)} if four_bit else {}
     try:
         model, missing = load(base.path, dtype=dtype, attn_implementation=attention.register(), **options)
     except (ValueError, KeyError) as error:  # an architecture that this transformers does not know
@@ -86,7 +96,7 @@ def load_base(base: BaseModel, dtype: torch.dtype, *, four_bit: bool = False) ->
     return model
 
 
-def _four_bit() -> Any:
+def _four_bit(dtype: torch.dtype) -> Any:
     try:
         import bitsandbytes  # noqa: F401  CUDA only, in the CUDA lock
         from transformers import BitsAndBytesConfig
@@ -102,7 +112,7 @@ def _four_bit() -> Any:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=dtype,
     )
 
 
@@ -178,16 +188,31 @@ def trainable(model: Any) -> dict[str, torch.nn.Parameter]:
     return dict(sorted(named.items()))
 
 
-def save(model: Any, folder: Path) -> str:
-    """Write the adapter in PEFT's form into a new folder; returns the sha256 of its weights."""
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    """What training changes, whole and on the CPU. Where the model is divided, every process must call it."""
+    return {name: shards.whole(tensor.detach()).cpu().contiguous() for name, tensor in trainable(model).items()}
+
+
+def save(model: Any, tensors: dict[str, torch.Tensor], folder: Path) -> None:
+    """Write the adapter in PEFT's form into a new folder."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trainable(model).items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     settings = getattr(model, "peft_config", None)
     if settings:
         files.write_json(folder / CONFIG, _plain(settings["default"].to_dict()))
+
+
+def copy(source: Path, folder: Path) -> None:
+    """An adapter's files alone, from a folder that may hold more."""
+    folder.mkdir(parents=True)
+    for name in (WEIGHTS, CONFIG):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+
+
+def sha256_of(folder: Path) -> str:
     return files.sha256_file(folder / WEIGHTS)
 
 
@@ -197,13 +222,13 @@ def restore(model: Any, folder: Path) -> None:
 
     saved = load_file(folder / WEIGHTS)
     current = trainable(model)
-    if saved.keys() != current.keys():
+    if {name: saved[name].shape for name in saved} != {name: current[name].shape for name in current}:
         raise TrainingError(
-            "the checkpoint is of another model", where=str(folder), fix="remove the run's training folder"
+            "the saved weights are another model's", where=str(folder), fix="remove the run's training folder"
         )
     with torch.no_grad():
         for name, parameter in current.items():
-            parameter.copy_(saved[name])
+            parameter.copy_(shards.like(saved[name], parameter))
 
 
 def _plain(value: Any) -> Any:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +14,13 @@ import torch
 from pipeline import files
 from pipeline.artifacts import Adapter, BaseModel, Dataset
 from pipeline.config import TrainingConfig
-from pipeline.data.dataset import read_conversations
-from pipeline.errors import DataError
 from pipeline.progress import Stage
-from pipeline.training import adapter, batches, checkpoint, plan
+from pipeline.training import adapter, checkpoint, distributed, plan, shards
 from pipeline.training.adapter import Precision
-from pipeline.training.batches import Family, Sample, Step
 from pipeline.training.checkpoint import Journal, Standing
 from pipeline.training.plan import Plan
 from pipeline.training.trainer import ForgeTrainer, Session
-
-ENGINE = 2  # raise it when the same inputs no longer give the same adapter: old checkpoints are then not resumed
-
-
-@dataclass(frozen=True)
-class Work:
-    """All that is to be done, known before the model is loaded."""
-
-    steps: list[Step]
-    held_out: list[Family]
-    key: str
-
-    @property
-    def tokens(self) -> int:
-        return sum(step.tokens for step in self.steps)
+from pipeline.training.work import Work, plan_work
 
 
 def train(
@@ -50,38 +32,73 @@ def train(
     threads: int,
     out: Path,
     stage: Stage,
+    start: Path | None = None,
 ) -> Adapter:
     """Train, or go on where a killed run stopped. `out` gets metrics.jsonl, checkpoints/ and adapter/.
 
-    The same inputs give the same adapter bytes on a CPU, whether interrupted or not. Raises DataError,
-    BaseModelError, MachineError or TrainingError; KeyboardInterrupt passes through after a checkpoint.
+    `start` is the adapter folder of an earlier run that this one goes on from. The same inputs give the same adapter
+    bytes on a CPU, whether interrupted or not. Raises DataError, BaseModelError, MachineError or TrainingError;
+    KeyboardInterrupt passes through after a checkpoint.
     """
+    trainer = fit(dataset, base, config, seed=seed, threads=threads, out=out, stage=stage, start=start)
+    return finish(trainer, out)
+
+
+def fit(
+    dataset: Dataset,
+    base: BaseModel,
+    config: TrainingConfig,
+    *,
+    seed: int,
+    threads: int,
+    out: Path,
+    stage: Stage,
+    start: Path | None = None,
+    interrupted: Callable[[], bool] | None = None,
+) -> ForgeTrainer:
+    """Take every step. Where several processes train, each calls this with a folder of its own, and `interrupted`
+    stands for Ctrl-C."""
     from transformers import AutoTokenizer
 
     out.mkdir(parents=True, exist_ok=True)
     if threads:
         torch.set_num_threads(threads)
     tokenizer = AutoTokenizer.from_pretrained(base.path)
-    work = plan_work(tokenizer, dataset, base, config, seed)
+    start = distributed.bring(start, out / "start")
+    work = plan_work(tokenizer, dataset, base, config, seed, start)
     device = adapter.pick_device()
     precision = adapter.pick_precision(device)
-    layout = _memory_plan(base, config, work, device, precision, out)
     stage.note(f"{len(work.steps)} steps, {work.tokens:,} tokens on {device.type}; {precision.reason}")
+    if config.deterministic:
+        stage.note(adapter.be_deterministic(device))
+    layout = _memory_plan(base, config, work, device, precision, out)
     rate = plan.pick_learning_rate(config, base)
     stage.note(f"{layout.reason}; peak learning rate {rate:g}")
-    model = build(base, config, layout, precision, seed)
+    model = build(base, config, layout, precision, seed, start)
     trainer, resume = _trainer(model, tokenizer, work, config, layout, rate, seed=seed, out=out, stage=stage)
-    _run(trainer, resume)
-    return _finish(trainer, out)
+    with deferred_interrupt() if interrupted is None else contextlib.nullcontext(interrupted) as asked:
+        trainer.session.interrupted = asked
+        _run(trainer, resume)
+    return trainer
 
 
-def build(base: BaseModel, config: TrainingConfig, layout: Plan, precision: Precision, seed: int) -> Any:
+def build(
+    base: BaseModel, config: TrainingConfig, layout: Plan, precision: Precision, seed: int, start: Path | None
+) -> Any:
     """The model to train: seeded before anything random is drawn."""
     torch.manual_seed(seed)
     if layout.method == "full":
-        return adapter.unfreeze(adapter.load_base(base, torch.float32))
-    model = adapter.load_base(base, precision.dtype, four_bit=layout.method == "qlora")
-    return adapter.attach_lora(model, config.lora, seed, base.name)
+        model = adapter.unfreeze(adapter.load_base(base, torch.float32))
+    else:
+        model = adapter.load_base(base, precision.dtype, four_bit=layout.method == "qlora")
+        model = adapter.attach_lora(model, config.lora, seed, base.name)
+    if start:
+        adapter.restore(model, start)
+    return shards.shard(model) if _is_sharded(config) else model
+
+
+def _is_sharded(config: TrainingConfig) -> bool:
+    return config.distributed == "fsdp" and distributed.size() > 1
 
 
 def _memory_plan(
@@ -91,7 +108,7 @@ def _memory_plan(
     if device.type == "cuda":
         available, resident = torch.cuda.mem_get_info(device)[0], torch.cuda.memory_allocated(device)
     else:
-        available, resident = plan.free_memory(), plan.resident_memory()
+        available, resident = plan.free_memory() // distributed.local_size(), plan.resident_memory()
     made = plan.make(
         base,
         config,
@@ -101,43 +118,9 @@ def _memory_plan(
         row_mean=sum(length * length for length in lengths) // sum(lengths),
         available=available,
         resident=resident,
+        shards=distributed.size() if _is_sharded(config) else 1,
     )
-    return plan.remember(out / "plan.json", work.key, made)
-
-
-def plan_work(tokenizer: Any, dataset: Dataset, base: BaseModel, config: TrainingConfig, seed: int) -> Work:
-    """Tokenise and lay out every step. Raises DataError for conversations that cannot be trained."""
-    conversations = read_conversations(dataset.conversations)
-    training = [conversation for conversation in conversations if conversation.split == "train"]
-    development = [conversation for conversation in conversations if conversation.split == "dev"]
-    if not training:
-        raise DataError(
-            "the dataset has no training conversations", where=str(dataset.conversations), fix="add scenarios"
-        )
-    samples = batches.encode(tokenizer, training, config)
-    held_out = _limited(batches.encode(tokenizer, development, config), config.evaluation_tokens)
-    settings = config.model_dump(mode="json")
-    key = files.sha256_json(
-        [
-            ENGINE,
-            settings,
-            seed,
-            base.digest,
-            [[s.id, s.ids, s.targets, s.shares, s.weight, s.group] for s in samples + held_out],
-        ]
-    )
-    return Work(batches.steps(samples, config, seed), batches.families(held_out), key)
-
-
-def _limited(samples: Sequence[Sample], tokens: int) -> list[Sample]:
-    """A fixed selection of about so many tokens, spread over the whole list by the conversations' digests."""
-    chosen, left = [], tokens
-    for sample in sorted(samples, key=lambda sample: files.sha256_bytes(sample.id.encode())):
-        if left <= 0:
-            break
-        chosen.append(sample)
-        left -= len(sample.ids)
-    return chosen
+    return plan.remember(out / "plan.json", work.key, distributed.agree(made))
 
 
 def _trainer(
@@ -154,9 +137,11 @@ def _trainer(
 ) -> tuple[ForgeTrainer, Path | None]:
     import datasets
 
-    found = checkpoint.newest(out / "checkpoints", work.key)
-    folder, standing = found if found else (None, Standing(work.key, 0))
     journal = Journal(out / "metrics.jsonl")
+    found = checkpoint.newest(out / "checkpoints", work.key)
+    if distributed.size() > 1:
+        found = _resume_together(found, journal, out)
+    folder, standing = found if found else (None, Standing(work.key, 0))
     journal.rewind(standing.step)
     if folder:
         stage.note(f"going on from step {standing.step} of {len(work.steps)}")
@@ -175,7 +160,7 @@ def _trainer(
         journal=journal,
         standing=standing,
     )
-    trainer = ForgeTrainer(
+    trainer = (distributed.CrewTrainer if distributed.size() > 1 else ForgeTrainer)(
         session=session,
         model=model,
         args=_arguments(config, layout, rate, len(work.steps), seed, out),
@@ -185,6 +170,16 @@ def _trainer(
         ),  # TRL wants one; ours are steps
     )
     return trainer, folder
+
+
+def _resume_together(found: tuple[Path, Standing] | None, journal: Journal, out: Path) -> tuple[Path, Standing] | None:
+    """Rank 0's checkpoint and journal, on every rank."""
+    folder, standing = found if found else (None, None)
+    folder, standing = distributed.bring(folder, out / "checkpoint"), distributed.agree(standing)
+    lines = distributed.agree(journal.path.read_text(encoding="utf-8") if journal.path.exists() else "")
+    if distributed.rank():
+        files.write_text(journal.path, lines)
+    return (folder, standing) if folder and standing else None
 
 
 def _evaluations(steps: int, count: int) -> frozenset[int]:
@@ -213,27 +208,26 @@ def _arguments(config: TrainingConfig, layout: Plan, rate: float, steps: int, se
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
         dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
     )
 
 
 def _run(trainer: ForgeTrainer, resume: Path | None) -> None:
     if trainer.session.standing.stopped:
-        adapter.restore(trainer.model, resume or trainer.session.folder)
         return
-    with _deferred_interrupt() as interrupted:
-        trainer.session.interrupted = interrupted
-        try:
-            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        except KeyboardInterrupt:
-            step = trainer.session.standing.step
-            if step and trainer.state.global_step == step:
-                trainer.save_checkpoint()
-                trainer.session.stage.note(f"interrupted; the state after step {step} is kept")
-            raise
+    try:
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    except KeyboardInterrupt:
+        step = trainer.session.standing.step
+        if step and trainer.state.global_step == step:
+            trainer.save_checkpoint()
+            trainer.session.stage.note(f"interrupted; the state after step {step} is kept")
+        raise
 
 
 @contextlib.contextmanager
-def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
+def deferred_interrupt() -> Iterator[Callable[[], bool]]:
     """Ctrl-C is noticed between two rows, where weights and optimiser agree; a second one is obeyed at once."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -252,22 +246,21 @@ def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _finish(trainer: ForgeTrainer, out: Path) -> Adapter:
-    """Write the best adapter (by held-out loss; the last where nothing was held out); whole tensors from full
-    fine-tuning, without adapter_config.json."""
+def finish(trainer: ForgeTrainer, out: Path) -> Adapter:
+    """Take the best step's adapter (by held-out loss; the last where nothing was held out) out of its
+    checkpoint: whole tensors from full fine-tuning, without adapter_config.json."""
     session = trainer.session
     standing = session.standing
-    if standing.best_step and standing.best_step != standing.step:
-        adapter.restore(trainer.model, checkpoint.folder_of(session.checkpoints, standing.best_step))
+    best = checkpoint.folder_of(session.checkpoints, standing.best_step or standing.step)
     folder = out / "adapter"
     with files.atomic_path(folder) as temporary:
-        digest = adapter.save(trainer.model, temporary)
+        adapter.copy(best, temporary)
     _record_memory(trainer, out)
     held_out = standing.best_loss if standing.best_loss is not None else float("nan")
     session.stage.summary = f"loss {session.journal.recent_loss():.3f}, held-out loss {held_out:.3f}"
     return Adapter(
         path=folder,
-        sha256=digest,
+        sha256=adapter.sha256_of(folder),
         steps=standing.best_step or standing.step,
         final_loss=session.journal.recent_loss(),
         held_out_loss=held_out,

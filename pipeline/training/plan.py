@@ -66,19 +66,23 @@ def make(
     row_mean: int,
     available: int,
     resident: int,
+    shards: int = 1,
 ) -> Plan:
     """The first plan that fits, from fast to frugal.
 
     device: cpu, cuda or mps; width: bytes of a weight; longest: tokens of the longest conversation; row_mean: their
-    mean; available, resident: bytes free, and bytes this process holds already. Raises MachineError if none fits.
+    mean; available, resident: bytes free, and bytes this process holds already; shards: processes that
+    divide weights and optimiser among them. Raises MachineError if none fits.
     """
+    if config.method == "qlora" and shards > 1:
+        raise MachineError("QLoRA's weights cannot be divided", where="training.distributed: fsdp", fix="take ddp")
     shape = shape_of(base.path)
     if config.method != "full":  # below the tuned layers nothing is kept for a backward
         shape = replace(shape, layers=math.ceil(shape.layers * config.lora.depth))
     tried: list[str] = []
-    for method, recompute, row in _options(config, device, longest):
+    for method, recompute, row in _options(config, device, longest, shards):
         size = 4 if method == "full" else width
-        peak = resident + predict(shape, method, config.lora.rank, size, row, row_mean, recompute)
+        peak = resident + predict(shape, method, config.lora.rank, size, row, row_mean, recompute, shards)
         if peak <= (available + resident) * _ROOM:
             return Plan(
                 method, row, recompute, peak, available, _reason(method, row, recompute, peak, available, tried)
@@ -92,8 +96,12 @@ def make(
     )
 
 
-def _options(config: TrainingConfig, device: str, longest: int) -> Iterator[tuple[str, bool, int]]:
-    methods = [config.method] if config.method != "auto" else ["lora", *(["qlora"] if device == "cuda" else [])]
+def _options(config: TrainingConfig, device: str, longest: int, shards: int) -> Iterator[tuple[str, bool, int]]:
+    methods = (
+        [config.method]
+        if config.method != "auto"
+        else ["lora", *(["qlora"] if device == "cuda" and shards == 1 else [])]
+    )
     rows = sorted({max(row, longest) for row in (_CPU_ROWS if device == "cpu" else _GPU_ROWS)}, reverse=True)
     for method in methods:
         for recompute in (False, True):
@@ -107,7 +115,16 @@ def _reason(method: str, row: int, recompute: bool, peak: int, available: int, t
     return f"{text}; not {tried[0]}" if tried else text
 
 
-def predict(shape: Shape, method: str, rank: int, size: int, row_tokens: int, row_mean: int, recompute: bool) -> int:
+def predict(
+    shape: Shape,
+    method: str,
+    rank: int,
+    size: int,
+    row_tokens: int,
+    row_mean: int,
+    recompute: bool,
+    shards: int = 1,
+) -> int:
     """Bytes that training adds to the process at its peak. `size` is the bytes of a weight."""
     weights = shape.parameters * (0.6 if method == "qlora" else size)
     tuned = shape.parameters if method == "full" else _adapter_parameters(shape, rank)
@@ -116,7 +133,7 @@ def predict(shape: Shape, method: str, rank: int, size: int, row_tokens: int, ro
     stack = layer + shape.layers * shape.hidden * size if recompute else layer * shape.layers
     passing = (4 * shape.intermediate + 8 * shape.hidden) * size  # gradients under way in one layer
     logits = _CHUNK * shape.vocabulary * (size + 3 * 4)
-    return int((weights + optimiser + row_tokens * (stack + passing) + logits) * _SLACK)
+    return int(((weights + optimiser) / shards + row_tokens * (stack + passing) + logits) * _SLACK)
 
 
 def _adapter_parameters(shape: Shape, rank: int) -> int:

@@ -22,11 +22,11 @@ from trl import SFTTrainer
 from pipeline import files
 from pipeline.errors import TrainingError
 from pipeline.progress import Stage
-from pipeline.training import adapter, batches, checkpoint, kernels
+from pipeline.training import adapter, batches, checkpoint, kernels, memory
 from pipeline.training.batches import Family, MicroBatch, Step
 from pipeline.training.checkpoint import Journal, Standing
 
-_OPTIMIZER, _SCHEDULER, _STATE = "optimizer.pt", "scheduler.pt", "trainer_state.json"
+OPTIMIZER, SCHEDULER, _STATE = "optimizer.pt", "scheduler.pt", "trainer_state.json"
 _SMALLEST_ROW = 32  # tokens; below it, halving the row no longer saves memory
 
 
@@ -92,26 +92,43 @@ class ForgeTrainer(SFTTrainer):  # type: ignore[misc]
             try:
                 return self._accumulate(model, step)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
+                if not memory.is_out_of_memory(error):
                     raise
                 self._halve_rows(step, error)
             model.zero_grad(set_to_none=True)
-            release_memory()
+            memory.release()
 
     def _accumulate(self, model: Any, step: Step) -> torch.Tensor:
-        rows = batches.pack(step.families, self._row_tokens)
+        rows = self._rows(step.families)
         total = torch.zeros((), dtype=torch.float32, device=self.args.device)
-        for number, row in enumerate(rows, start=1):
-            if self.session.interrupted():
-                raise KeyboardInterrupt
+        for number, (row, weight) in enumerate(rows, start=1):
+            self._obey_interrupt()
             batch = batches.micro_batch(row).to(self.args.device)
             with nullcontext() if number == len(rows) else self.accelerator.no_sync(model):
-                loss = row_loss(model, batch) / step.shares
+                loss = row_loss(model, batch) * weight / step.shares
                 self.accelerator.backward(loss)
             total += loss.detach()
+        total = self._mean(total)
         if not math.isfinite(float(total)):
             raise _diverged(step, f"the loss became {float(total)}")
         return total
+
+    # -- where training by several processes differs (distributed.py) ----------------------------------------------
+
+    def _rows(self, drawn: Sequence[Family]) -> list[tuple[Sequence[Family], int]]:
+        """The rows that this process computes, and each one's weight in the loss."""
+        return [(row, 1) for row in batches.pack(drawn, self._row_tokens)]
+
+    def _mean(self, value: torch.Tensor) -> torch.Tensor:
+        return value
+
+    def _obey_interrupt(self) -> None:
+        if self.session.interrupted():
+            raise KeyboardInterrupt
+
+    def _held_out(self) -> float:
+        loss: float = held_out_loss(self.model, self.session.held_out, self._row_tokens, self.args.device)
+        return loss
 
     def _halve_rows(self, step: Step, error: BaseException) -> None:
         """Smaller rows from here on; the effective batch stays."""
@@ -170,10 +187,11 @@ class ForgeTrainer(SFTTrainer):  # type: ignore[misc]
             "tokens": step.tokens,
             "supervised_tokens": step.supervised_tokens,
             "seconds": round(time.monotonic() - self._started, 3),
+            "memory": memory.held(self.args.device),
         }
 
     def _measure(self) -> float:
-        loss: float = held_out_loss(self.model, self.session.held_out, self._row_tokens, self.args.device)
+        loss = self._held_out()
         standing = self.session.standing.measured(loss)
         if self.session.patience and standing.without_progress >= self.session.patience:
             reason = f"held-out loss has not fallen in {standing.without_progress} measurements"
@@ -195,12 +213,15 @@ class ForgeTrainer(SFTTrainer):  # type: ignore[misc]
 
     def save_checkpoint(self) -> None:
         """Write the state after the current step, whole or not at all, and prune what it makes needless."""
+        self._write_checkpoint(adapter.weights(self.accelerator.unwrap_model(self.model)), self.optimizer.state_dict())
+
+    def _write_checkpoint(self, weights: dict[str, torch.Tensor], optimizer: dict[str, Any]) -> None:
         standing = self.session.standing
         folder = checkpoint.folder_of(self.session.checkpoints, standing.step)
         with files.atomic_path(folder) as temporary:
-            adapter.save(self.accelerator.unwrap_model(self.model), temporary)
-            torch.save(self.optimizer.state_dict(), temporary / _OPTIMIZER)
-            torch.save(self.lr_scheduler.state_dict(), temporary / _SCHEDULER)
+            adapter.save(self.accelerator.unwrap_model(self.model), weights, temporary)
+            torch.save(optimizer, temporary / OPTIMIZER)
+            torch.save(self.lr_scheduler.state_dict(), temporary / SCHEDULER)
             self.state.save_to_json(str(temporary / _STATE))
             checkpoint.seal(temporary, standing)
         checkpoint.prune(self.session.checkpoints, standing)
@@ -262,22 +283,6 @@ def held_out_loss(model: Any, drawn: Sequence[Family], row_tokens: int, device: 
         total += float(row_loss(model, batches.micro_batch(row).to(device)))
     model.train()
     return total / sum(share for family in drawn for _, _, share in family.targets())
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """PyTorch's CPU allocator says it with a plain RuntimeError."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return "can't allocate memory" in text or "not enough memory" in text
-
-
-def release_memory() -> None:
-    import gc
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _step_seed(seed: int, step: int) -> int:

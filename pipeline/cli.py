@@ -56,6 +56,18 @@ def train(
     llama_source: Annotated[
         Path | None, typer.Option(help="A llama.cpp checkout or tar.gz of the pinned commit.")
     ] = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", help="Go on from an adapter: latest (the promoted run's) or a run's id.")
+    ] = None,
+    nproc: Annotated[int, typer.Option(help="Processes that train on this machine.")] = 1,
+    nnodes: Annotated[int, typer.Option(help="Machines that train; give the same command on each.")] = 1,
+    rendezvous: Annotated[str | None, typer.Option(help="host:port of the first machine, which does the rest.")] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="CUDA: the same bits each time, slower. A CPU has them anyway.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Train nothing: show the run in progress, or the latest one.")
+    ] = False,
     json_output: Json = False,
 ) -> None:
     """Train, export, prove, measure and promote a Dungeon Master; ends with modelPath and mmprojPath."""
@@ -63,6 +75,8 @@ def train(
     from pipeline.config import load, preset_path
     from pipeline.environment.hardware import cores
     from pipeline.flags import assign, gigabytes
+    from pipeline.training.cluster import gather
+    from pipeline.watch import show
 
     flags: dict[str, Any] = {
         "base": base,
@@ -79,11 +93,20 @@ def train(
     overrides |= (
         {"export": chosen} if (chosen := {key: value for key, value in export.items() if value is not None}) else {}
     )
+    overrides |= {"training": {"deterministic": True}} if deterministic else {}
     for assignment in [*(["validation.runtime_check=true"] if runtime_check else []), *(set_ or [])]:
         assign(overrides, assignment)
     settings = load(config or preset_path(preset), overrides)
+    if watch:
+        show(settings.output_dir, pick_mode(json_output))
+        return
     reporter = Reporter(pick_mode(json_output))
-    outcome = run.train(run.Journey(settings, reporter, settings.threads or cores().value, llama_source))
+    cluster = gather(nproc, nnodes, rendezvous, os.environ)
+    journey = run.Journey(settings, reporter, settings.threads or cores().value, llama_source, cluster, from_)
+    if not cluster.leads:
+        run.help_to_train(journey)
+        return
+    outcome = run.train(journey)
     model, mmproj = _app_path(outcome.model), _app_path(outcome.mmproj)
     lines = [f'modelPath: "{model}"', f'mmprojPath: "{mmproj}"' if mmproj else "mmprojPath: null"]
     reporter.result(lines, modelPath=model, mmprojPath=mmproj, metadata=outcome.metadata)

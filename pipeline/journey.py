@@ -18,11 +18,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import __version__, files
+from pipeline import __version__, files, lineage
 from pipeline.artifacts import BaseModel, Dataset, LlamaCpp, Run, StageRecord
 from pipeline.config import Config
 from pipeline.errors import MachineError
+from pipeline.lineage import Parent
 from pipeline.progress import Reporter, Stage, human_time
+from pipeline.training.cluster import Cluster
 
 if TYPE_CHECKING:
     from pipeline.bases.catalog import Facts
@@ -35,12 +37,17 @@ _PINNED = ("torch", "transformers", "trl", "peft", "accelerate", "safetensors", 
 
 @dataclass
 class Journey:
-    """One run under way: settings, where things go, and what earlier stages have produced."""
+    """One run under way: settings, where things go, and what earlier stages have produced.
+
+    `start` names the run whose adapter this one goes on from (`latest` is the promoted one); `cluster` is who trains.
+    """
 
     config: Config
     reporter: Reporter
     threads: int
     llama_source: Path | None = None
+    cluster: Cluster = field(default_factory=Cluster)
+    start: str | None = None
     timings: list[tuple[str, float, str]] = field(default_factory=list)
 
     @cached_property
@@ -56,14 +63,28 @@ class Journey:
         return code_digest(*_DECIDES)
 
     @cached_property
+    def parent(self) -> Parent | None:
+        """What this run goes on from. Where the latest run was made of the same inputs, this is that run once more."""
+        if self.start is None:
+            return None
+        found = lineage.find(self.config, self.start)
+        before = lineage.parent_of(self.config, found.run_id)
+        return before if self._name(before) == found.run_id else found
+
+    @cached_property
     def run(self) -> Run:
+        run = Run(self.config.output_dir / self._name(self.parent))
+        run.folder.mkdir(parents=True, exist_ok=True)
+        return run
+
+    def _name(self, parent: Parent | None) -> str:
         settings = self.config.model_dump(
             mode="json", exclude={"output_dir", "cache_dir", "models_dir", "gate", "runtime", "accept_licences"}
         )
-        identity = files.sha256_json([settings, self.inputs, self.code, versions(), self.threads])
-        run = Run(self.config.output_dir / f"{self.config.preset}-{identity[:10]}")
-        run.folder.mkdir(parents=True, exist_ok=True)
-        return run
+        more: list[Any] = [self.cluster.size] if self.cluster.size > 1 else []
+        more += [parent.adapter_sha256] if parent else []
+        identity = files.sha256_json([settings, self.inputs, self.code, versions(), self.threads, *more])
+        return f"{self.config.preset}-{identity[:10]}"
 
 
 @dataclass(frozen=True)
@@ -167,6 +188,7 @@ def describe(journey: Journey, base: BaseModel | None = None, llama: LlamaCpp | 
         "inputs": {"data": journey.inputs} | origin,
         "code": journey.code,
         "versions": versions() | {"dm-forge": __version__, "python": platform.python_version()},
+        "lineage": journey.parent.facts() if journey.parent else None,
         "host": host() | {"threads": journey.threads},
     } | tools
 

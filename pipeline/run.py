@@ -29,8 +29,8 @@ from pipeline.journey import (
     staged,
     summarise,
     timed,
-    versions,
 )
+from pipeline.learning import follow, require_parent, train_adapter
 from pipeline.progress import Stage
 
 
@@ -40,6 +40,7 @@ def train(journey: Journey) -> Outcome:
         run = journey.run
         dataset = data(journey)
         base = fetch_base(journey)
+        require_parent(journey, base)
         require_disk(journey, base)
         llama = build_llama(journey)
         baseline = preflight(journey, dataset, base, llama)
@@ -55,6 +56,11 @@ def train(journey: Journey) -> Outcome:
         summarise(journey, run, result, outcome)
         journey.reporter.note(f"\n{shipping.how_to(outcome.model, outcome.mmproj, outcome.model)}")
         return outcome
+
+
+def help_to_train(journey: Journey) -> None:
+    """The whole journey of a machine that another one leads."""
+    follow(journey, fetch_base)
 
 
 def data(journey: Journey) -> Dataset:
@@ -107,35 +113,6 @@ def build_llama(journey: Journey) -> LlamaCpp:
     return llama
 
 
-def train_adapter(journey: Journey, dataset: Dataset, base: BaseModel) -> None:
-    run, config = journey.run, journey.config.training
-    learnt = split_digest(dataset, ("train", "dev"))
-    code = code_digest("training", "language_model.py", "data/chat.py", "data/dataset.py")
-    key = files.sha256_json(
-        [config.model_dump(mode="json"), journey.config.seed, journey.threads, learnt, base.digest, code, versions()]
-    )
-
-    def work(stage: Stage) -> dict[str, Any]:
-        from pipeline.training.loop import train as fit
-
-        made = fit(
-            dataset, base, config, seed=journey.config.seed, threads=journey.threads, out=run.training, stage=stage
-        )
-        stage.summary = f"{made.steps} steps, {made.tokens:,} tokens, held-out loss {made.held_out_loss:.3f}"
-        return {
-            "adapter_sha256": made.sha256,
-            "steps": made.steps,
-            "tokens": made.tokens,
-            "final_loss": made.final_loss,
-            "held_out_loss": made.held_out_loss,
-        }
-
-    def outputs(_: dict[str, Any]) -> tuple[str, ...]:
-        adapter = sorted((run.training / "adapter").iterdir())  # full fine-tuning leaves no adapter_config.json
-        return ("training/metrics.jsonl", *(f"training/adapter/{path.name}" for path in adapter))
-
-    how = "every weight of its layers" if config.method == "full" else f"LoRA rank {config.lora.rank}"
-    staged(journey, "training", key, outputs, work, f"{base.name}, {how}")
 
 
 def validate(journey: Journey, dataset: Dataset, baseline: Path, llama: LlamaCpp) -> dict[str, Any]:
@@ -213,4 +190,4 @@ def promote(journey: Journey, base: BaseModel, dataset: Dataset, llama: LlamaCpp
     return Outcome(target, projector, shipping.exported(run)["mmproj_reason"], shelf)
 
 
-__all__ = ["Journey", "Outcome", "export", "preflight", "prove", "train"]
+__all__ = ["Journey", "Outcome", "export", "help_to_train", "preflight", "prove", "train"]

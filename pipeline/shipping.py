@@ -117,6 +117,9 @@ def ship(
     from pipeline.provenance import papers
 
     metadata = store.metadata_for(run, base, quantisation(run), result)
+    parent = run.manifest()["stages"]["training"]["facts"].get("parent")
+    if parent:
+        metadata |= {"parent_run_id": parent["run_id"], "parent_adapter_sha256": parent["adapter_sha256"]}
     name = exported(run)["mmproj"]
     mmproj = run.export / name if name else None
     paperwork = papers.write(run, base, facts, metadata, mmproj)

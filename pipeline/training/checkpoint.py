@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import files
+from pipeline.training import tensorboard
 
 _SEAL = "checkpoint.json"
 
@@ -77,10 +78,11 @@ def prune(checkpoints: Path, standing: Standing) -> None:
 
 
 class Journal:
-    """metrics.jsonl: one JSON object a step, on the disk before the next step begins."""
+    """metrics.jsonl: one JSON object a step, on the disk before the next step begins; TensorBoard's file beside it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.events = path.with_name(tensorboard.NAME)
         self.entries: list[dict[str, Any]] = []
 
     def rewind(self, step: int) -> None:
@@ -96,6 +98,7 @@ class Journal:
                 break
             self.entries.append(entry)
         files.write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in self.entries))
+        tensorboard.write(self.events, self.entries)
 
     def append(self, entry: dict[str, Any]) -> None:
         self.entries.append(entry)
@@ -103,6 +106,7 @@ class Journal:
             file.write(json.dumps(entry) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        tensorboard.append(self.events, entry)
 
     def total(self, key: str) -> float:
         return float(sum(entry.get(key, 0) for entry in self.entries))

@@ -32,7 +32,7 @@ def test_pruning_keeps_the_best_and_the_two_newest(tmp_path):
 def test_the_journal_forgets_what_the_checkpoint_does_not_know(tmp_path):
     journal = Journal(tmp_path / "metrics.jsonl")
     for step in (1, 2, 3):
-        journal.append({"step": step, "loss": float(step), "tokens": 10})
+        journal.append({"step": step, "loss": float(step), "tokens": 10, "seconds": 1.0})
     with journal.path.open("a") as file:
         file.write('{"step": 4, "lo')
     again = Journal(journal.path)

@@ -200,6 +200,20 @@ def test_a_checkpoint_of_other_data_is_not_resumed(base_of, dataset, config, tmp
     assert run(other, base_of("llama"), config, tmp_path / "used", stage).sha256 == fresh.sha256
 
 
+def test_a_run_goes_on_from_an_earlier_adapter(base_of, dataset, config, tmp_path, stage):
+    config = config.model_copy(update={"epochs": 1.0, "evaluations": 1})
+    first = run(dataset, base_of("llama"), config, tmp_path / "first", stage)
+    more = write_dataset(tmp_path / "more.jsonl", [conversation(number, turns=2) for number in range(30, 36)])
+    settings = {"seed": 7, "threads": 1, "stage": stage, "start": first.path}
+    second = loop.train(more, base_of("llama"), config, out=tmp_path / "second", **settings)
+    fresh = run(more, base_of("llama"), config, tmp_path / "fresh", stage)
+    assert metrics(tmp_path / "second")[0]["loss"] < metrics(tmp_path / "fresh")[0]["loss"] - 0.1
+    assert second.sha256 not in (first.sha256, fresh.sha256)
+    other = config.model_copy(update={"lora": config.lora.model_copy(update={"rank": 2})})
+    with pytest.raises(TrainingError, match="another model's"):
+        loop.train(more, base_of("llama"), other, out=tmp_path / "third", **settings)
+
+
 def test_too_long_conversations_are_all_named_before_training(base_of, config, tmp_path, stage):
     data = write_dataset(tmp_path / "d.jsonl", [conversation(0), conversation(1, turns=30), conversation(2, turns=30)])
     with pytest.raises(DataError, match="2 of 3") as caught:

@@ -188,6 +188,7 @@ def describe(journey: Journey, base: BaseModel | None = None, llama: LlamaCpp | 
         "inputs": {"data": journey.inputs} | origin,
         "code": journey.code,
         "versions": versions() | {"dm-forge": __version__, "python": platform.python_version()},
+        "processes": journey.cluster.size,
         "lineage": journey.parent.facts() if journey.parent else None,
         "host": host() | {"threads": journey.threads},
     } | tools

@@ -190,4 +190,4 @@ def promote(journey: Journey, base: BaseModel, dataset: Dataset, llama: LlamaCpp
     return Outcome(target, projector, shipping.exported(run)["mmproj_reason"], shelf)
 
 
-__all__ = ["Journey", "Outcome", "export", "help_to_train", "preflight", "prove", "train"]
+__all__ = ["Journey", "Outcome", "export", "help_to_train", "preflight", "prove", "train", "train_adapter"]

@@ -30,7 +30,7 @@ _INPUTS = {
     ("llama_cpp", "commit"): "llama.cpp's commit",
     ("llama_cpp", "build_flags"): "llama.cpp's build flags",
 }
-TIMES = frozenset({"seconds"})  # keys of journals that tell how long something took
+TIMES = frozenset({"seconds", "memory"})  # keys of journals that tell how long something took, and in how much room
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,7 @@ def find(name: str, runs: Path) -> Run:
 
 def again(recorded: Run, manifest: Mapping[str, Any], config: Config, reporter: Reporter) -> Journey:
     """The recorded run's journey, with places of its own: no earlier run's stages are there to be taken over."""
+    _require(_beyond(manifest), recorded)
     place = recorded.folder.parent.parent / "verify" / recorded.run_id
     here = {"output_dir": place, "cache_dir": config.cache_dir, "models_dir": place / "models"}
     try:
@@ -119,6 +120,15 @@ def again(recorded: Run, manifest: Mapping[str, Any], config: Config, reporter: 
             where=str(recorded.manifest_path),
             fix="verify with the dm-forge that made the run",
         ) from error
+
+
+def _beyond(manifest: Mapping[str, Any]) -> list[str]:
+    """What a run may rest on that cannot be had again from its manifest alone."""
+    parent, processes = manifest.get("lineage"), manifest.get("processes", 1)
+    return [
+        *([f"it went on from the adapter of run {parent['run_id']}"] if parent else []),
+        *([f"{processes} processes trained it"] if processes > 1 else []),
+    ]
 
 
 def inputs(journey: Journey, manifest: Mapping[str, Any]) -> tuple[BaseModel, LlamaCpp]:

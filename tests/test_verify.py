@@ -93,6 +93,8 @@ INPUTS = [
     (("config", "seed"), 1, "the settings: they would name the run tiny-"),
     (("config", "nonsense"), 1, "not ones that this dm-forge knows"),
     (("config",), None, "not ones that this dm-forge knows"),
+    (("lineage",), {"run_id": "tiny-1", "adapter_sha256": "0"}, "it went on from the adapter of run tiny-1"),
+    (("processes",), 2, "2 processes trained it"),
 ]
 
 

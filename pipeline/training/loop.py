@@ -116,6 +116,7 @@ def _memory_plan(
         width=precision.dtype.itemsize,
         longest=max(lengths + [family.tokens for family in work.held_out]),
         row_mean=sum(length * length for length in lengths) // sum(lengths),
+        fullest=max(step.tokens for step in work.steps),
         available=available,
         resident=resident,
         shards=distributed.size() if _is_sharded(config) else 1,

@@ -64,6 +64,7 @@ def make(
     width: int,
     longest: int,
     row_mean: int,
+    fullest: int,
     available: int,
     resident: int,
     shards: int = 1,
@@ -71,7 +72,7 @@ def make(
     """The first plan that fits, from fast to frugal.
 
     device: cpu, cuda or mps; width: bytes of a weight; longest: tokens of the longest conversation; row_mean: their
-    mean; available, resident: bytes free, and bytes this process holds already; shards: processes that
+    mean; fullest: tokens of the largest step, more than which no row holds; available, resident: bytes free, and bytes this process holds already; shards: processes that
     divide weights and optimiser among them. Raises MachineError if none fits.
     """
     if config.method == "qlora" and shards > 1:
@@ -82,7 +83,7 @@ def make(
     tried: list[str] = []
     for method, recompute, row in _options(config, device, longest, shards):
         size = 4 if method == "full" else width
-        peak = resident + predict(shape, method, config.lora.rank, size, row, row_mean, recompute, shards)
+        peak = resident + predict(shape, method, config.lora.rank, size, min(row, fullest), row_mean, recompute, shards)
         if peak <= (available + resident) * _ROOM:
             return Plan(
                 method, row, recompute, peak, available, _reason(method, row, recompute, peak, available, tried)

@@ -12,7 +12,14 @@ GB = 10**9
 
 
 def make(base, available, **changes):
-    settings = {"device": "cpu", "width": 2, "longest": 900, "row_mean": 300, "resident": GB // 2} | changes
+    settings = {
+        "device": "cpu",
+        "width": 2,
+        "longest": 900,
+        "row_mean": 300,
+        "fullest": 4096,
+        "resident": GB // 2,
+    } | changes
     return plan.make(base, settings.pop("config", TrainingConfig()), available=available, **settings)
 
 
@@ -40,6 +47,10 @@ def test_less_memory_takes_shorter_rows_then_recomputes_then_refuses(small):
     with pytest.raises(MachineError, match="does not fit") as caught:
         make(small, GB // 10)
     assert "smaller base" in str(caught.value)
+
+
+def test_a_row_is_never_fuller_than_the_largest_step(small):
+    assert make(small, 16 * GB, fullest=1024).predicted_peak < 0.8 * make(small, 16 * GB).predicted_peak
 
 
 def test_rows_hold_the_longest_conversation(small):

@@ -71,11 +71,14 @@ def _visit(cluster: Cluster, limit: float = _LIMIT) -> Any:
 def await_start(cluster: Cluster) -> Any:
     """On a machine that only helps: the store once training begins, or None when there is nothing to train."""
     store = _visit(cluster)
-    while not store.check(["start"]):
-        time.sleep(0.5)
-    if store.get("start") == b"train":
-        return store
-    store.add("dismissed", 1)
+    try:
+        while not store.check(["start"]):
+            time.sleep(0.5)
+        if store.get("start") == b"train":
+            return store
+        store.add("dismissed", 1)
+    except RuntimeError as error:  # torch's DistError is one
+        raise TrainingError("the first machine has gone before training began", where="--rendezvous") from error
     return None
 
 
@@ -225,7 +228,7 @@ class Crew:
         try:
             if self._store.check(["fault"]):
                 return TrainingError(f"on another machine: {self._store.get('fault').decode()}", fix=_AGAIN)
-        except (RuntimeError, dist.DistError):
+        except RuntimeError:
             return TrainingError("the first machine has gone", where="--rendezvous", fix=f"on every machine, {_AGAIN}")
         return None
 
@@ -238,6 +241,6 @@ class Crew:
         """Let the other machines know, too."""
         try:
             self._store.set("fault", error.what)
-        except (RuntimeError, dist.DistError):
+        except RuntimeError:
             return error  # the first machine has gone, and its own words say why
         return error

@@ -151,7 +151,10 @@ def rows_of(drawn: Sequence[Family], limit: int, place: int, count: int) -> list
 class CrewTrainer(ForgeTrainer):
     """One of several processes' trainers. Whatever one of them decides, all decide alike."""
 
-    sharded = False
+    @property
+    def sharded(self) -> bool:
+        """FSDP: this process holds a part of each weight."""
+        return any(hasattr(parameter, "full_tensor") for parameter in self.model.parameters())
 
     def training_step(self, model: Any, step: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         asked = torch.tensor(float(self.session.interrupted()))

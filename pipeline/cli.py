@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline.data.verbs import data
 from pipeline.errors import Interrupted, PipelineError, UsageError
 from pipeline.progress import Reporter, pick_mode
 
@@ -19,14 +20,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Markdown Dungeons & Dragons scenarios in, a proven Dungeon Master GGUF out.",
 )
-data = typer.Typer(no_args_is_help=True, help="Check, convert and count training data.")
 app.add_typer(data, name="data")
 models = typer.Typer(no_args_is_help=True, help="What is shipped, and the way back.")
 app.add_typer(models, name="models")
 
-CORPUS = Path("training_data")
 Json = Annotated[bool, typer.Option("--json", help="One JSON event a line on stdout, for machines.")]
-Paths = Annotated[list[Path] | None, typer.Argument(help="Files or folders; training_data when left out.")]
 
 
 @app.command()
@@ -239,40 +237,6 @@ def bench(context: typer.Context, name: Annotated[str, typer.Argument(help="A sc
         raise UsageError(f"there is no benchmark {name!r}", where="bench/", fix=f"use one of: {', '.join(scripts)}")
     sys.argv = [str(scripts[name]), *context.args]
     runpy.run_path(str(scripts[name]), run_name="__main__")
-
-
-@data.command("check")
-def data_check(
-    paths: Paths = None, format_: Annotated[str, typer.Option("--format", help="text, json, github or sarif.")] = "text"
-) -> None:
-    """Every fault of every file at once; exit 1 on errors, 0 with warnings."""
-    from pipeline.data.commands import check_command
-
-    raise typer.Exit(check_command(paths or [CORPUS], format_))
-
-
-@data.command("convert")
-def data_convert(paths: Annotated[list[Path], typer.Argument(help="Files in any dialect the app uses.")]) -> None:
-    """Rewrite files into the canonical form."""
-    from pipeline.data.commands import convert_command
-
-    raise typer.Exit(convert_command(paths))
-
-
-@data.command("stats")
-def data_stats(paths: Paths = None) -> None:
-    """Counts per category, tool, skill and turn type."""
-    from pipeline.data.commands import stats_command
-
-    raise typer.Exit(stats_command(paths or [CORPUS]))
-
-
-@data.command("diff")
-def data_diff(old: Path, new: Path) -> None:
-    """What changed in the training data between two runs."""
-    from pipeline.data.commands import diff_command
-
-    raise typer.Exit(diff_command(old, new))
 
 
 def main() -> None:

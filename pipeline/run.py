@@ -113,8 +113,6 @@ def build_llama(journey: Journey) -> LlamaCpp:
     return llama
 
 
-
-
 def validate(journey: Journey, dataset: Dataset, baseline: Path, llama: LlamaCpp) -> dict[str, Any]:
     run, config = journey.run, journey.config.validation
     model = shipping.model(run)

@@ -1,4 +1,4 @@
-"""metrics.jsonl once more as a TensorBoard event file, written by hand: the format is a few lines, the package forty MB.
+"""metrics.jsonl once more as a TensorBoard event file, written by hand: the format is a few lines, the package and its needs over fifty MB.
 
 The file is a projection of the journal: it is made anew from it when a run is resumed, so no step stands in it twice.
 Format: records of (length, masked CRC-32C of it, an Event message, masked CRC-32C of that); Event and Summary are

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from pipeline import files
@@ -7,6 +12,7 @@ from pipeline.artifacts import BaseModel
 from pipeline.config import TrainingConfig
 from pipeline.errors import BaseModelError, MachineError
 from pipeline.training import attention, kernels, plan
+from tests.training.conftest import conversation, write_dataset
 
 GB = 10**9
 
@@ -98,3 +104,28 @@ def test_the_learning_rate_is_the_configs_or_follows_the_bases_size(small):
     assert plan.pick_learning_rate(TrainingConfig(learning_rate=3e-4), small) == 3e-4
     assert plan.pick_learning_rate(TrainingConfig(), small) == 2e-3
     assert plan.pick_learning_rate(TrainingConfig(method="full"), small) == pytest.approx(2e-4)
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from pipeline.artifacts import BaseModel, Dataset
+from pipeline.config import TrainingConfig
+from pipeline.progress import Reporter
+from pipeline.training import loop
+base, data, out, tokens = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
+config = TrainingConfig(max_tokens=2 * tokens, batch_tokens=tokens, epochs=100, evaluations=1, warmup_steps=1)
+with Reporter("plain", quiet=True).stage("training") as stage:
+    loop.train(Dataset(data, data, ""), BaseModel("small", base, "d", "llama", ""), config, seed=1, threads=1, out=out, stage=stage)
+"""
+
+
+@pytest.mark.dear
+@pytest.mark.parametrize("tokens", [1024, 4096])
+def test_the_prediction_is_within_a_fifth_of_what_the_embedded_base_takes(smollm2, tmp_path, tokens):
+    data = write_dataset(tmp_path / "d.jsonl", [conversation(number, turns=12) for number in range(24)])
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", PROGRAM, str(smollm2.path), str(data.conversations), str(tmp_path), str(tokens)]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    found = files.read_json(tmp_path / "plan.json")
+    assert found["plan"]["predicted_peak"] == pytest.approx(found["measured_peak"], rel=0.2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -66,13 +67,16 @@ def train(
     watch: Annotated[
         bool, typer.Option("--watch", help="Train nothing: show the run in progress, or the latest one.")
     ] = False,
+    train_only: Annotated[
+        bool, typer.Option("--train-only", help="Stop once trained; the next run goes on from there.")
+    ] = False,
     json_output: Json = False,
 ) -> None:
     """Train, export, prove, measure and promote a Dungeon Master; ends with modelPath and mmprojPath."""
     from pipeline import run
     from pipeline.config import load, preset_path
     from pipeline.environment.hardware import cores
-    from pipeline.flags import assign, gigabytes
+    from pipeline.flags import app_path, assign, gigabytes
     from pipeline.training.cluster import gather
     from pipeline.watch import show
 
@@ -104,8 +108,12 @@ def train(
     if not cluster.leads:
         run.help_to_train(journey)
         return
+    if train_only:
+        with run.exclusive(settings.output_dir):
+            run.learn(journey)
+        return
     outcome = run.train(journey)
-    model, mmproj = _app_path(outcome.model), _app_path(outcome.mmproj)
+    model, mmproj = app_path(outcome.model), app_path(outcome.mmproj)
     lines = [f'modelPath: "{model}"', f'mmprojPath: "{mmproj}"' if mmproj else "mmprojPath: null"]
     reporter.result(lines, modelPath=model, mmprojPath=mmproj, metadata=outcome.metadata)
 
@@ -140,13 +148,22 @@ def verify(
 
 
 @app.command()
-def setup(llama_source: Annotated[Path | None, typer.Option(help="A llama.cpp checkout or tar.gz.")] = None) -> None:
-    """Build llama.cpp into the cache, so that later commands find it there."""
+def setup(
+    llama_source: Annotated[Path | None, typer.Option(help="A llama.cpp checkout or tar.gz.")] = None,
+    base: Annotated[str | None, typer.Option(help="Also fetch this base model.")] = None,
+    accept_licence: Annotated[list[str] | None, typer.Option(help="A licence you agree to, such as gemma.")] = None,
+) -> None:
+    """Build llama.cpp into the cache, and fetch a base: later commands find them there and need no network."""
+    from pipeline.bases import fetch
     from pipeline.config import Config
     from pipeline.environment import llama_cpp
 
-    with Reporter(pick_mode(False)).stage("llama.cpp") as stage:
-        llama_cpp.ensure(Config().cache_dir, stage, llama_source)
+    cache, reporter = Config().cache_dir, Reporter(pick_mode(False))
+    with reporter.stage("llama.cpp") as stage:
+        llama_cpp.ensure(cache, stage, llama_source)
+    if base:
+        with reporter.stage("base", base) as stage:
+            fetch.ensure(base, cache, stage, accept_licence or ())
 
 
 @app.command()
@@ -241,6 +258,7 @@ def bench(context: typer.Context, name: Annotated[str, typer.Argument(help="A sc
 
 def main() -> None:
     """Run a verb; a known failure becomes its words on stderr and its exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # an engine that stops a container; as Ctrl-C
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Waiting threads that spin take a busy core from those that work: measured, training was seven times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -273,9 +291,3 @@ def _usage(error: Exception) -> int:
         raise error
     show()
     return UsageError.exit_code
-
-
-def _app_path(path: Path | None) -> str | None:
-    if path is None or path.is_absolute():
-        return None if path is None else path.as_posix()
-    return f"./{path.as_posix()}"

@@ -1,7 +1,8 @@
-"""What flags say in words of their own: `--set key=value`, `--max-size 2GB`."""
+"""What flags say in words of their own, read into values."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -10,7 +11,7 @@ from pipeline.errors import UsageError
 
 
 def assign(overrides: dict[str, Any], assignment: str) -> None:
-    """Put `key.key=value` into the overrides; the value is YAML."""
+    """Put `section.key=value`, the value read as YAML, into nested overrides. Raises UsageError."""
     key, equals, value = assignment.partition("=")
     if not equals:
         raise UsageError(
@@ -23,7 +24,7 @@ def assign(overrides: dict[str, Any], assignment: str) -> None:
 
 
 def gigabytes(text: str | None) -> float | None:
-    """`2GB`, `900MB` or a number of bytes."""
+    """2GB, 900MB or a number of bytes. Raises UsageError."""
     if text is None:
         return None
     number = text.upper().removesuffix("B").strip()
@@ -32,3 +33,10 @@ def gigabytes(text: str | None) -> float | None:
         return float(number.rstrip("GM")) * (1e-9 if scale is None else scale)
     except ValueError as error:
         raise UsageError(f"--max-size {text!r} is no size", where="--max-size", fix="write 2GB or 900MB") from error
+
+
+def app_path(path: Path | None) -> str | None:
+    """A path as the app writes it: relative ones begin with a dot."""
+    if path is None or path.is_absolute():
+        return None if path is None else path.as_posix()
+    return f"./{path.as_posix()}"

@@ -37,15 +37,7 @@ from pipeline.progress import Stage
 def train(journey: Journey) -> Outcome:
     """From markdown to a promoted GGUF. Raises PipelineError; whatever is finished stays finished."""
     with exclusive(journey.config.output_dir):
-        run = journey.run
-        dataset = data(journey)
-        base = fetch_base(journey)
-        require_parent(journey, base)
-        require_disk(journey, base)
-        llama = build_llama(journey)
-        baseline = preflight(journey, dataset, base, llama)
-        shipping.require_runtime(journey.config.runtime, baseline)
-        train_adapter(journey, dataset, base)
+        dataset, base, llama, baseline = learn(journey)
         kind = export(journey, dataset, base, llama)
         if journey.config.export.quantization == "auto":
             baseline = preflight(journey, dataset, base, llama, kind)
@@ -53,7 +45,7 @@ def train(journey: Journey) -> Outcome:
         result = validate(journey, dataset, baseline, llama)
         report(journey, base, result)
         outcome = promote(journey, base, dataset, llama, result)
-        summarise(journey, run, result, outcome)
+        summarise(journey, journey.run, result, outcome)
         journey.reporter.note(f"\n{shipping.how_to(outcome.model, outcome.mmproj, outcome.model)}")
         return outcome
 
@@ -61,6 +53,18 @@ def train(journey: Journey) -> Outcome:
 def help_to_train(journey: Journey) -> None:
     """The whole journey of a machine that another one leads."""
     follow(journey, fetch_base)
+
+
+def learn(journey: Journey) -> tuple[Dataset, BaseModel, LlamaCpp, Path]:
+    """The journey up to the trained adapter."""
+    dataset, base = data(journey), fetch_base(journey)
+    require_parent(journey, base)
+    require_disk(journey, base)
+    llama = build_llama(journey)
+    baseline = preflight(journey, dataset, base, llama)
+    shipping.require_runtime(journey.config.runtime, baseline)
+    train_adapter(journey, dataset, base)
+    return dataset, base, llama, baseline
 
 
 def data(journey: Journey) -> Dataset:
@@ -86,9 +90,8 @@ def fetch_base(journey: Journey) -> BaseModel:
     """The base checkpoint, verified; `auto` is resolved here and the reason is said."""
     from pipeline.bases import catalog, fetch
 
-    config = journey.config
-    with timed(journey, "base", config.base) as stage:
-        name = config.base
+    config, name = journey.config, journey.config.base
+    with timed(journey, "base", name) as stage:
         if name == "auto":
             name, reason = catalog.choose_default(catalog.with_reach(machine_facts()))
             stage.note(f"base {name}: {reason}")
@@ -108,9 +111,7 @@ def build_llama(journey: Journey) -> LlamaCpp:
     from pipeline.environment import llama_cpp
 
     with timed(journey, "llama.cpp", "") as stage:
-        llama = llama_cpp.ensure(journey.config.cache_dir, stage, journey.llama_source)
-        stage.summary = f"commit {llama.commit[:10]}"
-    return llama
+        return llama_cpp.ensure(journey.config.cache_dir, stage, journey.llama_source)
 
 
 def validate(journey: Journey, dataset: Dataset, baseline: Path, llama: LlamaCpp) -> dict[str, Any]:
@@ -168,9 +169,8 @@ def report(journey: Journey, base: BaseModel, result: dict[str, Any]) -> None:
     )
 
     def work(stage: Stage) -> dict[str, Any]:
-        reasons = shipping.report(run, config, base, result)
         stage.summary = str(run.validation / "report.html")
-        return {"reasons": reasons}
+        return {"reasons": shipping.report(run, config, base, result)}
 
     staged(journey, "report", key, shipping.REPORT, work, "a page for people")
 
@@ -188,4 +188,15 @@ def promote(journey: Journey, base: BaseModel, dataset: Dataset, llama: LlamaCpp
     return Outcome(target, projector, shipping.exported(run)["mmproj_reason"], shelf)
 
 
-__all__ = ["Journey", "Outcome", "export", "help_to_train", "preflight", "prove", "train", "train_adapter"]
+__all__ = [
+    "Journey",
+    "Outcome",
+    "exclusive",
+    "export",
+    "help_to_train",
+    "learn",
+    "preflight",
+    "prove",
+    "train",
+    "train_adapter",
+]

@@ -30,6 +30,8 @@ class Finding:
 def doctor(cache: Path = Path("artifacts/cache")) -> list[Finding]:
     """Look at everything; changes nothing and imports nothing heavy."""
     machine = hardware.detect()
+    llama, built = _llama(cache)
+    build_tools = [] if built else [_compiler(), _tool("cmake"), _tool("ninja")]
     return [
         _python(),
         _packages(),
@@ -37,9 +39,8 @@ def doctor(cache: Path = Path("artifacts/cache")) -> list[Finding]:
         _memory(machine.memory),
         _disk(cache),
         _accelerator(machine),
-        _compiler(),
-        *(_tool(name) for name in ("cmake", "ninja")),
-        _llama(cache),
+        *build_tools,
+        llama,
     ]
 
 
@@ -102,8 +103,12 @@ def _tool(name: str) -> Finding:
         return Finding(name, False, error.what, error.fix or "")
 
 
-def _llama(cache: Path) -> Finding:
-    ready = llama_cpp.find(cache)
+def _llama(cache: Path) -> tuple[Finding, bool]:
+    """The finding, and whether a build is there: then nothing has to be compiled."""
+    try:
+        ready = llama_cpp.find(cache)
+    except PipelineError as error:
+        return Finding("llama.cpp", False, error.what, error.fix or ""), True
     if ready is None:
-        return Finding("llama.cpp", True, "not built yet: the first run builds it, which takes minutes")
-    return Finding("llama.cpp", True, f"commit {ready.commit[:10]}, built: {ready.binaries}")
+        return Finding("llama.cpp", True, "not built yet: the first run builds it, which takes minutes"), False
+    return Finding("llama.cpp", True, f"commit {ready.commit[:10]}, built: {ready.binaries}"), True

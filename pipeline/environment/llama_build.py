@@ -38,7 +38,15 @@ _COMMON_FLAGS = (
     "-DGGML_CCACHE=OFF",
     "-DLLAMA_BUILD_NUMBER=0",
 )
-_PORTABLE_FLAGS = ("-DGGML_NATIVE=OFF", "-DGGML_BACKEND_DL=ON", "-DGGML_CPU_ALL_VARIANTS=ON", "-DBUILD_SHARED_LIBS=ON")
+_PORTABLE_FLAGS = (
+    "-DGGML_NATIVE=OFF",
+    "-DGGML_BACKEND_DL=ON",
+    "-DGGML_CPU_ALL_VARIANTS=ON",
+    "-DBUILD_SHARED_LIBS=ON",
+    "-DCMAKE_BUILD_RPATH_USE_ORIGIN=ON",  # the folder may be moved: tools find their libraries beside them
+    "-DCMAKE_SHARED_LINKER_FLAGS=-s",
+    "-DCMAKE_MODULE_LINKER_FLAGS=-s",
+)
 _NATIVE_FLAGS = ("-DGGML_NATIVE=ON", "-DBUILD_SHARED_LIBS=OFF")
 _PROGRESS = re.compile(r"^\[(\d+)/(\d+)\] ")
 _BYTES_A_JOB = 1_200_000_000  # the largest translation unit needs about a gigabyte

@@ -7,7 +7,7 @@
     <cache>/llama.cpp/.<key>.work/       a build under way, continued after a kill
 
 The key is the digest of everything the binaries depend on: source tree, settings, compiler and, as they are built for
-this very CPU, the CPU.
+this very CPU, the CPU. A container image brings its own build, for any CPU, and names its folder in DM_FORGE_LLAMA.
 """
 
 from __future__ import annotations
@@ -82,6 +82,8 @@ def ensure(cache: Path, stage: Stage, source: Path | None = None, recipe: Recipe
 def find(cache: Path, recipe: Recipe = RECIPE) -> LlamaCpp | None:
     """The finished build for this machine, or None. Without a compiler any build that differs in the compiler alone does."""
     shelf = cache.resolve() / "llama.cpp"
+    if given := os.environ.get("DM_FORGE_LLAMA"):
+        return _given(Path(given), recipe)
     try:
         return _ready(shelf / _key(_inputs(recipe, llama_build.find_compiler().version)))
     except MachineError:
@@ -90,6 +92,22 @@ def find(cache: Path, recipe: Recipe = RECIPE) -> LlamaCpp | None:
             if files.read_json(record)["inputs"] | {"compiler": ""} == wanted and (ready := _ready(record.parent)):
                 return ready
     return None
+
+
+def _given(folder: Path, recipe: Recipe) -> LlamaCpp:
+    """The build that DM_FORGE_LLAMA names. Raises MachineError unless it is whole and of this very source."""
+    ready = _ready(folder)
+    made = files.read_json(folder / "build.json")["inputs"] if ready else {}
+    for name in ("commit", "tree", "project"):
+        if made.get(name) != (wanted := _inputs(recipe, "")[name]):
+            raise MachineError(
+                f"the llama.cpp there is not the one this dm-forge wants: its {name} is {made.get(name)!r}, not {wanted!r}",
+                where=f"DM_FORGE_LLAMA={folder}",
+                fix="build the image again, or unset the variable to build llama.cpp here",
+            )
+    if ready is None:
+        raise MachineError("the llama.cpp there is damaged", where=str(folder), fix="build the image again")
+    return ready
 
 
 def _inputs(recipe: Recipe, compiler: str) -> dict[str, Any]:
@@ -157,7 +175,7 @@ def _gather(binaries: Path, tree: Path, final: Path, targets: tuple[str, ...]) -
     wanted = [binaries / target for target in targets]
     wanted += [path for path in binaries.iterdir() if ".so" in path.suffixes or path.suffix in (".dylib", ".metallib")]
     for path in wanted:
-        shutil.copy2(path, final / "bin" / path.name, follow_symlinks=True)
+        shutil.copy2(path, final / "bin" / path.name, follow_symlinks=False)  # a library's short names are links
     for name in _CONVERTER:
         origin, place = tree / name, final / "source" / name
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,12 @@ export async function launch(verb, argv, root = ROOT) {
   const plan = makePlan(facts, own.asked);
   if (own.plan) return show(plan, facts, verb, own, root);
   if (plan.refusal) throw new Failure(plan.refusal.what, plan.refusal);
+  if (own.notebook && plan.where === 'container') {
+    throw new Failure('the notebook runs natively', {
+      fix: 'add --where native, or open it in the devcontainer',
+      code: 2,
+    });
+  }
   if (plan.where === 'container') return runInContainer(root, plan.device, [...verb, ...own.forwarded]);
   if (own.notebook) return openNotebook(root, plan.lock);
   const { python } = await prepare(root, [plan.lock]);

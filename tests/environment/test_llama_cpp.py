@@ -77,6 +77,25 @@ def test_another_compiler_or_setting_is_another_build(root: Path, monkeypatch: p
     assert llama_cpp.find(root / "cache", mini.recipe(root, root / "tree")) == first
 
 
+def test_an_image_brings_its_own_build_and_it_must_be_of_this_source(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = _ensure(root)
+    image = root / "image"
+    shutil.copytree(built.binaries.parent, image)
+    shutil.rmtree(root / "cache")
+    monkeypatch.setenv("DM_FORGE_LLAMA", str(image))
+    assert _ensure(root).binaries == image / "bin"
+    assert not (root / "cache").exists()
+    record = files.read_json(image / "build.json")
+    record["inputs"]["commit"] = "0" * 40
+    files.write_json(image / "build.json", record)
+    with pytest.raises(MachineError, match="its commit is '0000") as caught:
+        _ensure(root)
+    assert "build the image again" in str(caught.value)
+    assert not {finding.name: finding for finding in doctor.doctor(root)}["llama.cpp"].ok
+
+
 def test_without_a_compiler_the_error_says_what_to_install(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("CXX", raising=False)

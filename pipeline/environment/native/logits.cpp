@@ -6,6 +6,7 @@
 // its length n, its n token ids and n flags (1: give the logits at this position). REPLY: for each flagged position,
 // in order, as many float32 values as the vocabulary has entries. Each sequence starts from an empty cache.
 
+#include "ggml-backend.h"
 #include "llama.h"
 
 #include <cstdint>
@@ -73,6 +74,7 @@ int main(int argc, char ** argv) {
     llama_log_set([](ggml_log_level level, const char * text, void *) {
         if (level == GGML_LOG_LEVEL_ERROR) fputs(text, stderr);
     }, nullptr);
+    ggml_backend_load_all(); // the CPU's own, where it is a library chosen at run time
     llama_backend_init();
     llama_model_params model_params = llama_model_default_params();
     model_params.n_gpu_layers = 0;

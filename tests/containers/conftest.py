@@ -1,0 +1,69 @@
+"""A real engine, asked through its SDK; where none answers these tests are skipped and say so."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.containers import machine
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def engine():
+    import docker
+
+    try:
+        client = docker.from_env(timeout=600)
+        client.ping()
+    except docker.errors.DockerException as error:
+        pytest.skip(f"no Docker engine answers: {error}")
+    if not os.environ.get("BASE_IMAGE") and machine.BASE in machine.tags(client):
+        os.environ["BASE_IMAGE"] = machine.BASE  # an engine that has its own base cannot be asked for the pinned one
+    return client
+
+
+@pytest.fixture(scope="session")
+def image(engine):
+    """The CPU image, built or found again by the launcher as `--where container` does it."""
+    answer = machine.launch("doctor")
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    return engine.images.get("dm-forge:runtime-cpu")
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """What the launcher mounts: data and settings, and the base model in the cache, all belonging to another user."""
+    tmp_path = tmp_path_factory.mktemp("workspace")
+    for name in ("configs", "training_data"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    bases = tmp_path / "artifacts/cache/bases"
+    (tmp_path / "assets/models").mkdir(parents=True)
+    shutil.copytree(ROOT / "artifacts/cache/bases", bases, copy_function=os.link)
+    for folder in (tmp_path, *tmp_path.rglob("*")):
+        if folder.is_dir():
+            os.chown(folder, machine.STRANGER, machine.STRANGER)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def hermetic(image, tmp_path_factory):
+    """The folder that `bake model` writes: a model trained inside the build."""
+    folder = tmp_path_factory.mktemp("model")
+    machine.bake("model", "--set", f"model.output=type=local,dest={folder}", TRAIN_OPTIONS=" ".join(machine.SMOKE))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dev(image):
+    machine.bake("dev-cpu", "--load", "--provenance=false", "--sbom=false")
+    return "dm-forge:dev-cpu"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def buildx():
+    if subprocess.run(["docker", "buildx", "version"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("docker buildx is not installed")

@@ -2,7 +2,8 @@
 
 Licences are what the packages' own metadata says. Packages for other machines are not installed here; pip 25 or newer
 reads their metadata without fetching them, and REPORT is what it wrote:
-pip install --dry-run --no-deps --ignore-installed --require-hashes --report REPORT -r requirements/cuda.txt -r requirements/container.txt
+pip install --dry-run --no-deps --ignore-installed --require-hashes --report REPORT
+    -r requirements/cuda.txt -r requirements/container.txt
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.errors import ExportError, UsageError
 from pipeline.files import human_size
+from pipeline.gguf_file import read_head
 
 TABLE = Path(__file__).with_name("runtimes.yaml")
 
@@ -74,13 +75,5 @@ def loading(architecture: str, size: int = 0) -> list[str]:
 
 
 def gguf_architecture(model: Path) -> str:
-    """general.architecture of a GGUF. Raises ExportError when the file is none."""
-    from gguf import GGUFReader
-
-    try:
-        value = GGUFReader(model).fields["general.architecture"].contents()
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        raise ExportError(
-            f"this is no readable GGUF: {error}", where=str(model), fix="make or download it again"
-        ) from error
-    return str(value)
+    """general.architecture of a GGUF. Raises PipelineError when the file is none."""
+    return str(read_head(model).fields.get("general.architecture", "unknown"))

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.bases.catalog import entries
 from pipeline.data.tools import load_vocabulary
-from pipeline.errors import ExportError, UsageError
+from pipeline.errors import ExportError, PipelineError, UsageError
 from pipeline.integration import cactus, runtimes
 from tests import tiny_gguf
 
@@ -66,7 +66,7 @@ def test_an_unknown_runtime_is_bad_usage():
 def test_the_architecture_is_read_from_the_file_itself(tmp_path):
     assert runtimes.gguf_architecture(tiny_gguf.write(tmp_path / "tiny.gguf")) == "llama"
     (tmp_path / "none.gguf").write_bytes(b"not a model")
-    with pytest.raises(ExportError, match="no readable GGUF"):
+    with pytest.raises(PipelineError, match="no readable GGUF"):
         runtimes.gguf_architecture(tmp_path / "none.gguf")
 
 

@@ -22,7 +22,7 @@ from pipeline.errors import BaseModelError, DataError
 
 IGNORED = -100
 _DATE = "26 Jul 2024"  # Llama's templates write today's date into the prompt; training must not depend on the day
-_ADDED: WeakKeyDictionary[Any, tuple[frozenset[int], re.Pattern[str]]] = WeakKeyDictionary()
+_TEMPLATE_TOKENS: WeakKeyDictionary[Any, tuple[frozenset[int], re.Pattern[str]]] = WeakKeyDictionary()
 
 
 class Tokenizer(Protocol):
@@ -31,6 +31,7 @@ class Tokenizer(Protocol):
     chat_template: Any
     name_or_path: str
     bos_token_id: int | None
+    added_tokens_decoder: Mapping[int, Any]
 
     def __call__(
         self, text: str, *, add_special_tokens: bool = ..., return_offsets_mapping: bool = ...
@@ -39,8 +40,6 @@ class Tokenizer(Protocol):
     def apply_chat_template(
         self, conversation: list[dict[str, object]], *, tokenize: bool, add_generation_prompt: bool, date_string: str
     ) -> object: ...
-
-    def get_added_vocab(self) -> dict[str, int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,21 +184,22 @@ def _tokenise(tokenizer: Tokenizer, text: str, spans: list[_Span]) -> list[tuple
 def _cuts(tokenizer: Tokenizer, text: str, spans: list[_Span]) -> list[int]:
     """Offsets just inside every template token that a message spells out, wholly or in part."""
     found = set()
-    for match in _added(tokenizer)[1].finditer(text):
+    for match in _template_tokens(tokenizer)[1].finditer(text):
         start, end = match.start(), match.end(1)
         if end - start > 1 and any(span.start < end and start < span.end for span in spans):
             found.add(start + 1)
     return sorted(found)
 
 
-def _added(tokenizer: Tokenizer) -> tuple[frozenset[int], re.Pattern[str]]:
-    """The tokenizer's added tokens: their ids, and a pattern that finds them, overlapping ones too."""
-    if tokenizer not in _ADDED:
-        vocabulary = tokenizer.get_added_vocab()
-        longest_first = sorted(vocabulary, key=len, reverse=True)
+def _template_tokens(tokenizer: Tokenizer) -> tuple[frozenset[int], re.Pattern[str]]:
+    """The template tokens: their ids, and a pattern that finds them, overlapping ones too. Added tokens that are not
+    special, such as Gemma's runs of line ends and of blanks, are text like any other."""
+    if tokenizer not in _TEMPLATE_TOKENS:
+        special = {str(token): index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+        longest_first = sorted(special, key=len, reverse=True)
         pattern = "(?=(" + "|".join(map(re.escape, longest_first)) + "))" if longest_first else r"(?!)()"
-        _ADDED[tokenizer] = frozenset(vocabulary.values()), re.compile(pattern)
-    return _ADDED[tokenizer]
+        _TEMPLATE_TOKENS[tokenizer] = frozenset(special.values()), re.compile(pattern)
+    return _TEMPLATE_TOKENS[tokenizer]
 
 
 def _call_start(turn: str) -> int:
@@ -216,7 +216,7 @@ def _supervised(tokenizer: Tokenizer, tokens: list[tuple[int, int, int]], starts
         raise DataError(
             "a token reaches over the edge of a DM turn", fix="begin and end DM turns with a letter or a bracket"
         )
-    if after >= len(tokens) or tokens[after][0] not in _added(tokenizer)[0]:
+    if after >= len(tokens) or tokens[after][0] not in _template_tokens(tokenizer)[0]:
         raise BaseModelError(
             "the base's chat template does not end the assistant's turn with a token of its own",
             where=str(tokenizer.name_or_path),

@@ -17,6 +17,7 @@ from pipeline.gguf_file import read_head
 
 # Activations of Gemma leave the range of fp16; its weights are kept in the precision they were published in.
 _BF16_FAMILIES = ("gemma",)
+_SPACE = "▁"  # SentencePiece's space
 _NOT_TEXT = (2, 3, 4)  # GGUF token types unknown, control, user defined
 
 
@@ -86,7 +87,7 @@ def _token_faults(fields: dict[str, Any], checkpoint: Path) -> list[str]:
     for entry in added_tokens(checkpoint):
         index, text = entry["id"], entry["content"]
         found, kind = (texts[index], kinds[index]) if index < len(texts) else (None, None)
-        if found != text:
+        if found not in (text, text.replace(_SPACE, " ")):  # llama.cpp keeps an added token's spaces as such
             faults.append(f"token {index} is {found!r}, the base's is {text!r}")
         elif entry.get("special") and kind not in _NOT_TEXT:
             faults.append(

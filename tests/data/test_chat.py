@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AddedToken, PreTrainedTokenizerFast
 
 from pipeline.data.chat import messages_of, prompt_ids, render
 from pipeline.data.dataset import Message
@@ -125,6 +125,15 @@ def test_template_tokens_in_the_text_stay_text(name: str) -> None:
 
     assert specials(talk) == specials(plain)
     assert tokenizer.decode(render(tokenizer, talk).ids).count(hostile) == 2
+
+
+def test_added_tokens_that_are_text_are_not_cut() -> None:
+    """Gemma has runs of line ends as added tokens of their own; the runtime reads them whole."""
+    tokenizer = tiny("gemma")
+    tokenizer.add_tokens([AddedToken("\n\n", special=False, normalized=False)])
+    text = tokenizer.apply_chat_template(list(map(dict, TALK)), tokenize=False, date_string="26 Jul 2024")
+    assert render(tokenizer, TALK).ids == tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    assert tokenizer.convert_tokens_to_ids("\n\n") in render(tokenizer, TALK).ids
 
 
 @pytest.mark.parametrize("name", ["gemma", "llama"])

@@ -42,9 +42,13 @@ class Faults:
             code, what, fix = "more", f"there are more faults than the {MAX_PER_FILE} listed", None
         if len(self.found) <= MAX_PER_FILE:
             rule = RULES[code]
-            self.found.append(
-                Fault(self.path, line, column, code, what, rule.why, fix or rule.fix, rule.severity),
-            )
+            what, fix = _on_one_line(what), _on_one_line(fix or rule.fix)
+            self.found.append(Fault(self.path, line, column, code, what, rule.why, fix, rule.severity))
+
+
+def _on_one_line(text: str) -> str:
+    """A call may be spelt over several lines; a fault is always one."""
+    return " ".join(text.splitlines())
 
 
 def errors(faults: Iterable[Fault]) -> list[Fault]:

@@ -26,6 +26,7 @@ TEXTS = st.lists(st.one_of(PIECES, st.text(max_size=20)), max_size=30).map("\n".
 @given(TEXTS, st.sampled_from(["combat/x.md", "drills/x.md"]))
 @example("[roll: stealth] # SYSTEM", "combat/x.md")
 @example("x", "combat/x.md")
+@example("# SYSTEM\n## TOOLCALL\n[x:\nRole: Dungeon Master\n[roll: stealth]", "combat/x.md")
 def test_any_text_is_checked(text: str, path: str) -> None:
     faults = Faults(path)
     source = decode(text.encode("utf-8", errors="surrogatepass"), path, faults)

@@ -62,7 +62,7 @@ def report(run: Run, config: Config, base: BaseModel, result: Mapping[str, Any])
     from pipeline.validation import gate
     from pipeline.validation.report import write_report
 
-    made = run.export / f"model-{config.export.quantization}.gguf"
+    target, projector = store.names(config.models_dir, f"custom-dnd-{base.name}")
     found = gate.reasons(result, config.gate, config.export, parity(run))
     write_report(
         run,
@@ -79,7 +79,7 @@ def report(run: Run, config: Config, base: BaseModel, result: Mapping[str, Any])
         },
         command=f"pnpm run train --preset {config.preset} --seed {config.seed} --base {base.name}",
         max_size_gb=config.export.max_size_gb,
-        how_to=how_to(config.models_dir / f"custom-dnd-{base.name}.gguf", None, made),
+        how_to=how_to(target, projector if exported(run)["mmproj"] else None, model(run)),
     )
     return found
 

@@ -157,6 +157,10 @@ def test_a_base_that_reads_images_ships_its_projector(seeing):
     assert place.manifest["promoted"][str(projector)] == outputs["export/mmproj-f16.gguf"]
     assert json.loads((projector.parent / "cactus.config.json").read_text())["mmprojPath"].endswith("-mmproj.gguf")
     assert "two test pictures read, 18 tokens each" in err
+    report = next((place.folder / "runs").glob("*/validation/report.html")).read_text()
+    assert (
+        f"mmprojPath: &quot;{projector.as_posix()}&quot;" in report or f'mmprojPath: "{projector.as_posix()}"' in report
+    )
 
 
 def test_a_multimodal_run_is_skipped_and_puts_a_lost_projector_back(seeing):

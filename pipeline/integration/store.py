@@ -70,7 +70,7 @@ def promote(
     before = current(models_dir)
     if before and before["sha256"] != metadata["sha256"]:
         _keep(models_dir, before)
-    target, projector = _names(models_dir, f"custom-dnd-{base}")
+    target, projector = names(models_dir, f"custom-dnd-{base}")
     files.link_or_copy(model, target)
     if mmproj:
         files.link_or_copy(mmproj, projector)
@@ -90,12 +90,12 @@ def current(models_dir: Path) -> dict[str, Any] | None:
     if not (models_dir / METADATA).is_file():
         return None
     metadata: dict[str, Any] = files.read_json(models_dir / METADATA)
-    return metadata if _names(models_dir, metadata["model_name"])[0].is_file() else None
+    return metadata if names(models_dir, metadata["model_name"])[0].is_file() else None
 
 
 def model_path(models_dir: Path, metadata: dict[str, Any]) -> Path:
     """Where a promoted model's file lies."""
-    return _names(models_dir, metadata["model_name"])[0]
+    return names(models_dir, metadata["model_name"])[0]
 
 
 def versions(models_dir: Path) -> list[dict[str, Any]]:
@@ -122,7 +122,7 @@ def rollback(models_dir: Path, version: str | None = None) -> dict[str, Any]:
             fix=f"known: {known}",
         )
     folder = models_dir / VERSIONS / chosen["sha256"][:_SHORT]
-    model, mmproj = _names(folder, chosen["model_name"])
+    model, mmproj = names(folder, chosen["model_name"])
     if not model.is_file() or files.sha256_file(model) != chosen["sha256"]:
         raise ValidationError(
             "the kept model is not what it was",
@@ -139,7 +139,7 @@ def _keep(models_dir: Path, metadata: dict[str, Any]) -> None:
     """Link the shipped files into versions/, and drop the oldest ones beyond the limit."""
     folder = models_dir / VERSIONS / metadata["sha256"][:_SHORT]
     name = metadata["model_name"]
-    for path in (*_names(models_dir, name), *_papers(models_dir, name).values()):
+    for path in (*names(models_dir, name), *_papers(models_dir, name).values()):
         if path.is_file():
             files.link_or_copy(path, folder / path.name)
     files.write_json(folder / METADATA, metadata)
@@ -164,5 +164,6 @@ def _read_papers(folder: Path, name: str) -> dict[str, bytes]:
     return {paper: path.read_bytes() for paper, path in _papers(folder, name).items() if path.is_file()}
 
 
-def _names(folder: Path, name: str) -> tuple[Path, Path]:
+def names(folder: Path, name: str) -> tuple[Path, Path]:
+    """A model's and its projector's place in a folder."""
     return folder / f"{name}.gguf", folder / f"{name}-mmproj.gguf"

@@ -15,7 +15,7 @@ from pipeline import files
 from pipeline.artifacts import Adapter, BaseModel, Dataset
 from pipeline.config import TrainingConfig
 from pipeline.progress import Stage
-from pipeline.training import adapter, checkpoint, distributed, plan, shards
+from pipeline.training import adapter, checkpoint, distributed, frozen, plan, shards
 from pipeline.training.adapter import Precision
 from pipeline.training.checkpoint import Journal, Standing
 from pipeline.training.plan import Plan
@@ -120,8 +120,16 @@ def _memory_plan(
         available=available,
         resident=resident,
         shards=distributed.size() if _is_sharded(config) else 1,
+        repeated=_repeated(base, config, work),
     )
     return plan.remember(out / "plan.json", work.key, distributed.agree(made))
+
+
+def _repeated(base: BaseModel, config: TrainingConfig, work: Work) -> int:
+    """Tokens whose states below the adapter are worth keeping: those of a lone process that sees them again."""
+    if config.lora.depth == 1.0 or distributed.size() > 1 or not frozen.knows(base.architecture):
+        return 0
+    return frozen.repeated_tokens(work.steps)
 
 
 def _trainer(
@@ -160,6 +168,7 @@ def _trainer(
         stage=stage,
         journal=journal,
         standing=standing,
+        keep_frozen=layout.keep_frozen,
     )
     trainer = (distributed.CrewTrainer if distributed.size() > 1 else ForgeTrainer)(
         session=session,

@@ -46,7 +46,8 @@ class Shape:
 
 @dataclass(frozen=True)
 class Plan:
-    """`row_tokens`: tokens that go through the model at once; `predicted_peak` and `available` in bytes."""
+    """`row_tokens`: tokens that go through the model at once; `predicted_peak` and `available` in bytes;
+    `keep_frozen`: whether what the frozen layers make of repeated families is kept (see frozen.py)."""
 
     method: str
     row_tokens: int
@@ -54,6 +55,7 @@ class Plan:
     predicted_peak: int
     available: int
     reason: str
+    keep_frozen: bool = False
 
 
 def make(
@@ -68,12 +70,13 @@ def make(
     available: int,
     resident: int,
     shards: int = 1,
+    repeated: int = 0,
 ) -> Plan:
     """The first plan that fits, from fast to frugal.
 
     device: cpu, cuda or mps; width: bytes of a weight; longest: tokens of the longest conversation; row_mean: their
     mean; fullest: tokens of the largest step, more than which no row holds; available, resident: bytes free, and bytes this process holds already; shards: processes that
-    divide weights and optimiser among them. Raises MachineError if none fits.
+    divide weights and optimiser among them; repeated: tokens whose hidden states below the adapter recur. Raises MachineError if none fits.
     """
     if config.method == "qlora" and shards > 1:
         raise MachineError("QLoRA's weights cannot be divided", where="training.distributed: fsdp", fix="take ddp")
@@ -85,9 +88,11 @@ def make(
         size = 4 if method == "full" else width
         peak = resident + predict(shape, method, config.lora.rank, size, min(row, fullest), row_mean, recompute, shards)
         if peak <= (available + resident) * _ROOM:
-            return Plan(
-                method, row, recompute, peak, available, _reason(method, row, recompute, peak, available, tried)
-            )
+            kept = repeated * shape.hidden * size if method == "lora" and device == "cpu" else 0
+            keeps = kept > 0 and peak + kept <= (available + resident) * _ROOM
+            peak += kept * keeps
+            reason = _reason(method, row, recompute, peak, available, tried)
+            return Plan(method, row, recompute, peak, available, reason, keeps)
         tried.append(f"{method} with rows of {row}{' and recomputing' if recompute else ''}: {files.human_size(peak)}")
     raise MachineError(
         f"{base.name} does not fit into the {files.human_size(available)} that are free:\n    "

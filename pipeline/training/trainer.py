@@ -25,6 +25,7 @@ from pipeline.progress import Stage
 from pipeline.training import adapter, batches, checkpoint, kernels, memory
 from pipeline.training.batches import Family, MicroBatch, Step
 from pipeline.training.checkpoint import Journal, Standing
+from pipeline.training.frozen import FrozenLayers
 
 OPTIMIZER, SCHEDULER, _STATE = "optimizer.pt", "scheduler.pt", "trainer_state.json"
 _SMALLEST_ROW = 32  # tokens; below it, halving the row no longer saves memory
@@ -47,6 +48,7 @@ class Session:
     stage: Stage
     journal: Journal
     standing: Standing
+    keep_frozen: bool = False  # what the layers below the adapter make of a family is kept for the next epochs
     interrupted: Callable[[], bool] = field(default=lambda: False)
 
     @property
@@ -62,7 +64,10 @@ class ForgeTrainer(SFTTrainer):  # type: ignore[misc]
         self.remove_callback(ProgressCallback)
         self._row_tokens = session.standing.row_tokens or session.row_tokens
         self._started = time.monotonic()
-        install_loss(self.accelerator.unwrap_model(self.model))
+        bare = self.accelerator.unwrap_model(self.model)
+        install_loss(bare)
+        left = session.steps[session.standing.step :]
+        self._frozen = FrozenLayers(bare, left) if session.keep_frozen else None
 
     # -- what the Trainer asks for -------------------------------------------------------------------------------
 
@@ -105,13 +110,22 @@ class ForgeTrainer(SFTTrainer):  # type: ignore[misc]
             self._obey_interrupt()
             batch = batches.micro_batch(row).to(self.args.device)
             with nullcontext() if number == len(rows) else self.accelerator.no_sync(model):
-                loss = row_loss(model, batch) * weight / step.shares
+                loss = self._row_loss(model, row, batch) * weight / step.shares
                 self.accelerator.backward(loss)
             total += loss.detach()
+        if self._frozen:
+            self._frozen.forget(step)
         total = self._mean(total)
         if not math.isfinite(float(total)):
             raise _diverged(step, f"the loss became {float(total)}")
         return total
+
+    def _row_loss(self, model: Any, row: Sequence[Family], batch: MicroBatch) -> torch.Tensor:
+        if not self._frozen:
+            return row_loss(model, batch)
+        states = self._frozen.states(row)
+        with self._frozen.skipped():
+            return row_loss(model, batch, states)
 
     # -- where training by several processes differs (distributed.py) ----------------------------------------------
 
@@ -253,16 +267,19 @@ def install_loss(model: Any) -> None:
         predictors: torch.Tensor,
         goals: torch.Tensor,
         shares: torch.Tensor,
+        states: torch.Tensor | None = None,
         **_: Any,
     ) -> torch.Tensor:
-        hidden = decoder(input_ids=input_ids, position_ids=position_ids, layouts=layouts, use_cache=False)
+        start = {"input_ids": input_ids} if states is None else {"inputs_embeds": states}
+        hidden = decoder(**start, position_ids=position_ids, layouts=layouts, use_cache=False)
         return kernels.head_loss(hidden.last_hidden_state[0, predictors], head.weight, goals, shares, softcap)
 
     inner.forward = forward
 
 
-def row_loss(model: Any, batch: MicroBatch) -> torch.Tensor:
-    """Cross entropy summed over the row's supervised tokens by their shares; [] fp32."""
+def row_loss(model: Any, batch: MicroBatch, states: torch.Tensor | None = None) -> torch.Tensor:
+    """Cross entropy summed over the row's supervised tokens by their shares; [] fp32. With `states` the decoder goes on
+    from there (see frozen.py)."""
     loss: torch.Tensor = model(
         input_ids=batch.input_ids,
         position_ids=batch.position_ids,
@@ -270,6 +287,7 @@ def row_loss(model: Any, batch: MicroBatch) -> torch.Tensor:
         predictors=batch.predictors,
         goals=batch.labels,
         shares=batch.shares,
+        states=states,
     )
     return loss
 

@@ -129,3 +129,13 @@ def test_the_prediction_is_within_a_fifth_of_what_the_embedded_base_takes(smollm
     subprocess.run(command, env=environment, check=True, capture_output=True)
     found = files.read_json(tmp_path / "plan.json")
     assert found["plan"]["predicted_peak"] == pytest.approx(found["measured_peak"], rel=0.2)
+
+
+def test_states_of_the_frozen_layers_are_kept_where_they_fit(small):
+    config = TrainingConfig(lora={"depth": 0.5})
+    plenty = make(small, 16 * GB, config=config, repeated=200_000)
+    without = make(small, 16 * GB, config=config)
+    assert plenty.keep_frozen and not without.keep_frozen
+    assert plenty.predicted_peak - without.predicted_peak == 200_000 * 576 * 2
+    tight = make(small, 16 * GB, config=config, repeated=20_000_000)
+    assert not tight.keep_frozen and tight.predicted_peak == without.predicted_peak

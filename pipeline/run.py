@@ -76,10 +76,17 @@ def data(journey: Journey) -> Dataset:
 
     def work(stage: Stage) -> dict[str, Any]:
         from pipeline.data.build import build
+        from pipeline.data.stats import differences, newest_report
 
+        before = newest_report(journey.config.output_dir)
+        old = files.read_json(before) if before else None
         made = build(journey.config.data, journey.config.seed, run.data, stage)
         report = files.read_json(made.report)
-        return {"digest": made.digest, "conversations": report["splits"]}
+        facts = {"digest": made.digest, "conversations": report["splits"]}
+        facts |= {table: report[table] for table in ("categories", "tools", "turns")}
+        if before and old:
+            facts["since"] = {"run": before.parents[1].name, "changes": differences(old, report)}
+        return facts
 
     outputs = ("data/dataset.jsonl", "data/split.json", "data/report.json")
     facts = staged(journey, "data", key, outputs, work, str(journey.config.data.folder))

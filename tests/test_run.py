@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline import run
+from pipeline.config import Config
+from pipeline.journey import Journey
+from pipeline.progress import Reporter
 from tests import tiny
+from tests.data.samples import write_corpus
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {
@@ -125,6 +130,19 @@ def test_another_quantisation_keeps_the_training(finished):
     assert code == 0, err
     assert "· training: skipped, taken over from an earlier run" in err
     assert "✓ export" in err
+
+
+def test_the_manifest_holds_the_datasets_version_and_what_changed_since_the_last_run(tmp_path):
+    corpus, journeys = write_corpus(tmp_path / "data", 10), []
+    for files_of_data in (10, 12):
+        write_corpus(corpus, files_of_data)
+        settings = {"data": {"folder": corpus}, "output_dir": tmp_path / "runs"}
+        journeys.append(Journey(Config.model_validate(settings), Reporter("plain", quiet=True), 1))
+        run.data(journeys[-1])
+    first, second = (journey.run.manifest()["stages"]["data"]["facts"] for journey in journeys)
+    assert first["digest"] != second["digest"] and first["tools"]["inventory"] == 10 and "since" not in first
+    assert second["since"]["run"] == journeys[0].run.run_id
+    assert "tools inventory: 10 → 12 (+2)" in second["since"]["changes"]
 
 
 def test_killed_and_started_again_ends_in_the_same_bytes(finished, tmp_path, base, corpus):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pipeline.data.dataset import Conversation
@@ -79,3 +80,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         elif before != after:
             lines.append(f"{name}: {before} → {after}")
     return lines
+
+
+def newest_report(runs: Path) -> Path | None:
+    """The report.json of the run under `runs` whose dataset was made last; None before the first."""
+    reports = runs.glob("*/data/report.json")
+    return max(reports, key=lambda path: (path.stat().st_mtime_ns, path), default=None)

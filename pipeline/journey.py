@@ -39,7 +39,8 @@ _PINNED = ("torch", "transformers", "trl", "peft", "accelerate", "safetensors", 
 class Journey:
     """One run under way: settings, where things go, and what earlier stages have produced.
 
-    `start` names the run whose adapter this one goes on from (`latest` is the promoted one); `cluster` is who trains.
+    `start` names the run whose adapter this one goes on from (`latest` is the promoted one); `cluster` is who trains, and
+    `store` where its processes meet.
     """
 
     config: Config
@@ -48,6 +49,7 @@ class Journey:
     llama_source: Path | None = None
     cluster: Cluster = field(default_factory=Cluster)
     start: str | None = None
+    store: Any = None
     timings: list[tuple[str, float, str]] = field(default_factory=list)
 
     @cached_property

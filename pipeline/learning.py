@@ -19,6 +19,14 @@ def require_parent(journey: Journey, base: BaseModel) -> None:
         journey.reporter.note(f"going on from the adapter of run {journey.parent.run_id}")
 
 
+def await_helpers(journey: Journey) -> None:
+    """Before anything dear: other machines find this one, wait at it, and notice when it fails before training begins."""
+    if journey.cluster.size > 1:
+        from pipeline.training import launch
+
+        journey.store = launch.host_store(journey.cluster)
+
+
 def train_adapter(journey: Journey, dataset: Dataset, base: BaseModel) -> None:
     config, cluster, parent = journey.config.training, journey.cluster, journey.parent
     learnt = split_digest(dataset, ("train", "dev"))
@@ -50,7 +58,7 @@ def train_adapter(journey: Journey, dataset: Dataset, base: BaseModel) -> None:
     if cluster.size > 1 and not trained:
         from pipeline.training import launch
 
-        launch.dismiss(cluster)
+        launch.dismiss(cluster, journey.store)
 
 
 def _fit(journey: Journey, dataset: Dataset, base: BaseModel, stage: Stage) -> Adapter:
@@ -61,7 +69,7 @@ def _fit(journey: Journey, dataset: Dataset, base: BaseModel, stage: Stage) -> A
         from pipeline.training.rank import Task
 
         task = Task(base, config.training, config.seed, _threads(journey), dataset, out, start)
-        return launch.train(cluster, task, stage)
+        return launch.train(cluster, task, stage, journey.store)
     from pipeline.training.loop import train
 
     return train(

@@ -30,7 +30,7 @@ from pipeline.journey import (
     summarise,
     timed,
 )
-from pipeline.learning import follow, require_parent, train_adapter
+from pipeline.learning import await_helpers, follow, require_parent, train_adapter
 from pipeline.progress import Stage
 
 
@@ -57,6 +57,7 @@ def help_to_train(journey: Journey) -> None:
 
 def learn(journey: Journey) -> tuple[Dataset, BaseModel, LlamaCpp, Path]:
     """The journey up to the trained adapter."""
+    await_helpers(journey)
     dataset, base = data(journey), fetch_base(journey)
     require_parent(journey, base)
     require_disk(journey, base)

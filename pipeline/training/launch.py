@@ -82,9 +82,8 @@ def await_start(cluster: Cluster) -> Any:
     return None
 
 
-def dismiss(cluster: Cluster) -> None:
+def dismiss(cluster: Cluster, store: Any) -> None:
     """Tell the helpers that there is nothing to train."""
-    store = host_store(cluster)
     store.set("start", "nothing")
     helpers = cluster.size - 1 if cluster.rank is not None else cluster.machines - 1
     end = time.monotonic() + 60
@@ -92,9 +91,9 @@ def dismiss(cluster: Cluster) -> None:
         time.sleep(0.2)
 
 
-def train(cluster: Cluster, task: Task, stage: Stage) -> Adapter:
+def train(cluster: Cluster, task: Task, stage: Stage, store: Any = None) -> Adapter:
     """The leading machine's part: all of its ranks, and rank 0's adapter. Raises what a rank raised."""
-    store = host_store(cluster)
+    store = store or host_store(cluster)
     store.set("start", "train")
     adapter = _take_part(cluster, 0, task, stage, store)
     if adapter is None:

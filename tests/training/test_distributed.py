@@ -170,6 +170,21 @@ def test_a_port_that_is_taken_is_explained():
         launch.host_store(Cluster(1, 2, "127.0.0.1", taken.getsockname()[1]))
 
 
+def test_helpers_end_when_the_first_machine_fails_before_training():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    program = (
+        "import sys; from pipeline.training import launch; from pipeline.training.cluster import Cluster;"
+        f"store = launch.host_store(Cluster(1, 2, '127.0.0.1', {port})); store.get('visited'); sys.exit('no disk')"
+    )
+    leader = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.DEVNULL)
+    cluster = Cluster(1, 2, "127.0.0.1", port)
+    launch._visit(cluster).set("visited", "yes")
+    with pytest.raises(TrainingError, match="the first machine has gone before training began"):
+        launch.await_start(cluster)
+    assert leader.wait(60) == 1
+
+
 MACHINE = """
 import json, os, sys
 from pathlib import Path

@@ -9,6 +9,8 @@ ARG CUDA_CAPABILITY=7.5
 # The model trained inside the build.
 ARG MODEL_BASE=smollm2-135m
 ARG TRAIN_OPTIONS="--preset quick"
+# GPUs that the CUDA variant's llama.cpp is compiled for, as CMake writes them ("89-real"); empty: all that ggml knows.
+ARG CUDA_ARCHITECTURES=""
 # Another value leaves every cache mount behind: for comparing two builds that share nothing.
 ARG CACHE=shared
 
@@ -41,7 +43,37 @@ RUN --mount=type=cache,id=apt-${CACHE},target=/var/cache/apt,sharing=locked \
     --mount=type=tmpfs,target=/var/log \
     apt-get update && apt-get install -y --no-install-recommends -o APT::Keep-Downloaded-Packages=true ccache g++
 
-FROM toolchain AS llama-cpp
+FROM toolchain AS toolchain-cpu
+
+# NVIDIA's compiler and the libraries it links, from wheels of the locks, in the folder where the image will have the same
+# libraries. The links are the names that nvcc and CMake look for.
+FROM toolchain AS toolchain-cuda
+ARG CACHE
+ARG CUDA_ARCHITECTURES
+ENV CUDA_PATH=/opt/venv/lib/python3.11/site-packages/nvidia/cu13 CMAKE_CUDA_COMPILER_LAUNCHER=ccache \
+    DM_FORGE_CUDA_ARCHITECTURES=${CUDA_ARCHITECTURES}
+ENV PATH=$CUDA_PATH/bin:$PATH
+# hadolint ignore=DL3003
+RUN --mount=type=cache,id=pip-${CACHE},target=/root/.cache/pip \
+    --mount=type=secret,id=ca --mount=type=secret,id=pip \
+    --mount=type=bind,from=wheels,target=/run/wheels \
+    --mount=type=bind,source=docker/with-site,target=/src/docker/with-site \
+    --mount=type=bind,source=docker/part-of-lock,target=/src/docker/part-of-lock \
+    --mount=type=bind,source=requirements/cuda.txt,target=/src/cuda.txt \
+    --mount=type=bind,source=requirements/nvcc.txt,target=/src/nvcc.txt \
+    --mount=type=tmpfs,target=/tmp <<'END'
+set -eu
+python3 -m venv /opt/venv
+/src/docker/part-of-lock /src/cuda.txt nvidia-cublas nvidia-cuda-runtime >/tmp/libraries.txt
+/src/docker/with-site /opt/venv/bin/python -m pip install --quiet --no-compile --no-deps --require-hashes \
+    --requirement /tmp/libraries.txt --requirement /src/nvcc.txt
+cd "$CUDA_PATH"
+ln -s lib lib64
+cd lib
+for name in cublas cublasLt cudart; do ln -s "lib$name.so.13" "lib$name.so"; done
+END
+
+FROM toolchain-${VARIANT} AS llama-cpp
 ARG CACHE
 ENV DM_FORGE_LLAMA_PORTABLE=1 CCACHE_DIR=/cache/ccache CCACHE_BASEDIR=/cache CCACHE_NOHASHDIR=1 \
     CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
@@ -73,6 +105,7 @@ python3 -m venv /tmp/venv
 cd /src
 /src/docker/with-site /tmp/venv/bin/python build_llama_cpp.py /cache /opt/llama.cpp
 rm -rf /tmp/*
+[ -z "${CUDA_PATH:-}" ] || ln -s "$CUDA_PATH"/lib/libcu*.so.13 /opt/llama.cpp/bin # where the backend looks for them
 END
 
 FROM base AS python-deps

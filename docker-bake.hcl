@@ -13,6 +13,10 @@ variable "TRAIN_OPTIONS" {
   default     = null
   description = "Arguments of `train` in the `model` target"
 }
+variable "CUDA_ARCHITECTURES" {
+  default     = null
+  description = "GPUs that llama.cpp is compiled for in the CUDA images, as CMake writes them: 89-real"
+}
 variable "CACHE_NAME" {
   default     = null
   description = "Name of the cache mounts; another name starts without them"
@@ -76,9 +80,10 @@ target "_common" {
   context    = "."
   dockerfile = "Dockerfile"
   args = {
-    BASE_IMAGE        = BASE_IMAGE
-    CACHE             = CACHE_NAME
-    SOURCE_DATE_EPOCH = SOURCE_DATE_EPOCH
+    BASE_IMAGE         = BASE_IMAGE
+    CACHE              = CACHE_NAME
+    CUDA_ARCHITECTURES = CUDA_ARCHITECTURES
+    SOURCE_DATE_EPOCH  = SOURCE_DATE_EPOCH
   }
   contexts = WHEELS == null ? {} : { wheels = WHEELS }
   secret = concat(

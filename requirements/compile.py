@@ -1,8 +1,8 @@
 """Make the hash-pinned locks from pyproject.toml: python requirements/compile.py [--upgrade]
 
 Three locks carry everything training needs, one for each kind of machine; dev.txt holds what developers
-need on top of any of them, and container.txt what a devcontainer needs on top of that. A lock names no address: where
-packages come from is the user's pip configuration.
+need on top of any of them, and container.txt what a devcontainer needs on top of that. nvcc.txt is what the CUDA image's
+build compiles with, on top of cuda.txt. A lock names no address: where packages come from is the user's pip configuration.
 
 torch needs care on x86-64 Linux. The registry's wheel wants CUDA packages; the CPU wheel has the local version
 `+cpu` and is found only where pip's find-links or index offer it. With both digests on one requirement pip prefers the
@@ -79,6 +79,7 @@ def main() -> None:
         locks["dev"] = without_entries(developers, names(cuda))
         container = compile_lock(["container"], "x86_64-manylinux_2_28", *same)
         locks["container"] = without_entries(container, names(cuda) | names(developers))
+        locks["nvcc"] = without_entries(compile_lock(["nvcc"], "x86_64-manylinux_2_28", *same), names(cuda))
     for name, text in locks.items():
         (LOCKS / f"{name}.txt").write_text(f"# Made by requirements/compile.py from pyproject.toml.\n{text}")
         print(f"requirements/{name}.txt: {len(re.findall('^[a-zA-Z]', text, re.MULTILINE))} packages")

@@ -3,7 +3,7 @@
 Licences are what the packages' own metadata says. Packages for other machines are not installed here; pip 25 or newer
 reads their metadata without fetching them, and REPORT is what it wrote:
 pip install --dry-run --no-deps --ignore-installed --require-hashes --report REPORT
-    -r requirements/cuda.txt -r requirements/container.txt
+    -r requirements/cuda.txt -r requirements/container.txt -r requirements/nvcc.txt
 """
 
 from __future__ import annotations

@@ -99,10 +99,21 @@ def flags(portable: bool, commit: str) -> tuple[str, ...]:
     if hardware.metal().value:
         chosen += ["-DGGML_METAL=ON", "-DGGML_METAL_EMBED_LIBRARY=ON"]
     if shutil.which("nvcc") and (portable or hardware.cuda()[0].value):
-        chosen += ["-DGGML_CUDA=ON"] + ([] if portable else ["-DCMAKE_CUDA_ARCHITECTURES=native"])
+        chosen += ["-DGGML_CUDA=ON", *(_portable_cuda() if portable else ["-DCMAKE_CUDA_ARCHITECTURES=native"])]
     if sys.platform != "darwin":
         chosen.append("-DCMAKE_EXE_LINKER_FLAGS=-s")
     return tuple(chosen)
+
+
+def nvcc_version(settings: tuple[str, ...]) -> str | None:
+    """Last line of what nvcc says of itself, where these settings want it."""
+    return "".join(_answer("nvcc")[-1:]) if "-DGGML_CUDA=ON" in settings else None
+
+
+def _portable_cuda() -> list[str]:
+    """For every GPU that ggml knows, or those that DM_FORGE_CUDA_ARCHITECTURES names; built where there is no driver."""
+    wanted = os.environ.get("DM_FORGE_CUDA_ARCHITECTURES")
+    return ["-DGGML_CUDA_NO_VMM=ON"] + ([f"-DCMAKE_CUDA_ARCHITECTURES={wanted}"] if wanted else [])
 
 
 def jobs() -> int:
@@ -206,9 +217,13 @@ def _names(variable: str, *usual: str) -> tuple[str, ...]:
 
 
 def _version(compiler: str) -> str:
-    """First line of `--version`, or nothing when it does not run (macOS ships stubs that only ask for an install)."""
+    return "".join(_answer(compiler)[:1])
+
+
+def _answer(compiler: str) -> list[str]:
+    """Lines of `--version`; none when it does not run (macOS ships stubs that only ask for an install)."""
     try:
         answer = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return answer.stdout.splitlines()[0].strip() if answer.returncode == 0 and answer.stdout else ""
+        return []
+    return answer.stdout.strip().splitlines() if answer.returncode == 0 else []

@@ -113,15 +113,17 @@ def _given(folder: Path, recipe: Recipe) -> LlamaCpp:
 def _inputs(recipe: Recipe, compiler: str) -> dict[str, Any]:
     portable = os.environ.get("DM_FORGE_LLAMA_PORTABLE") == "1"
     project = [path for path in recipe.project.rglob("*") if path.is_file()]
+    settings = llama_build.flags(portable, recipe.pin.commit)
+    nvcc = llama_build.nvcc_version(settings)
     return {
         "commit": recipe.pin.commit,
         "tree": recipe.pin.tree,
         "project": files.sha256_files(project, recipe.project),
         "targets": list(recipe.targets),
-        "flags": list(llama_build.flags(portable, recipe.pin.commit)),
+        "flags": list(settings),
         "compiler": compiler,
         "cpu": "any" if portable else files.sha256_bytes(hardware.cpu_model().encode()),
-    }
+    } | ({"nvcc": nvcc} if nvcc else {})
 
 
 def _key(inputs: dict[str, Any]) -> str:

@@ -72,8 +72,20 @@ def test_training_and_export_have_no_network():
     assert chapter.count("RUN ") == chapter.count("RUN --network=none") == 2
 
 
-def test_docker_finds_no_fault_in_the_dockerfile(engine):
-    command = ["docker", "buildx", "build", "--check", "--build-arg", f"BASE_IMAGE={BASE}", "."]
+def test_the_cuda_images_compile_llama_cpp_with_the_compiler_of_their_own_cuda():
+    def series(lock, package):
+        text = (ROOT / f"requirements/{lock}.txt").read_text(encoding="utf-8")
+        return re.search(rf"^{package}==(\d+\.\d+)\.", text, re.MULTILINE)[1]
+
+    assert "FROM toolchain-${VARIANT} AS llama-cpp\n" in DOCKERFILE
+    wanted = series("cuda", "nvidia-cuda-runtime")
+    assert {series("nvcc", f"nvidia-{name}") for name in ("cuda-nvcc", "cuda-crt", "nvvm", "cuda-cccl")} == {wanted}
+
+
+@pytest.mark.parametrize("variant", ["cpu", "cuda"])
+def test_docker_finds_no_fault_in_the_dockerfile(engine, variant):
+    arguments = ["--build-arg", f"BASE_IMAGE={BASE}", "--build-arg", f"VARIANT={variant}"]
+    command = ["docker", "buildx", "build", "--check", *arguments, "."]
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stdout
     assert "no warnings found" in answer.stdout + answer.stderr

@@ -77,6 +77,22 @@ def test_another_compiler_or_setting_is_another_build(root: Path, monkeypatch: p
     assert llama_cpp.find(root / "cache", mini.recipe(root, root / "tree")) == first
 
 
+def test_nvcc_adds_the_cuda_backend_to_a_portable_build_and_another_nvcc_is_another_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("DM_FORGE_LLAMA_PORTABLE", "1")
+    monkeypatch.setenv("DM_FORGE_CUDA_ARCHITECTURES", "89-real")
+    without = llama_cpp._inputs(llama_cpp.RECIPE, "c++")
+    assert "nvcc" not in without
+    (tmp_path / "nvcc").write_text("#!/bin/sh\necho 'nvcc: planted'\necho 'Build cuda_13.0'\n")
+    (tmp_path / "nvcc").chmod(0o755)
+    planted = llama_cpp._inputs(llama_cpp.RECIPE, "c++")
+    added = {"-DGGML_CUDA=ON", "-DGGML_CUDA_NO_VMM=ON", "-DCMAKE_CUDA_ARCHITECTURES=89-real"}
+    assert set(planted["flags"]) - set(without["flags"]) == added
+    assert planted["nvcc"] == "Build cuda_13.0"
+
+
 def test_an_image_brings_its_own_build_and_it_must_be_of_this_source(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,15 +3,15 @@
     python bench/export.py --base artifacts/cache/bases/smollm2-135m-… [--rounds 3] [--kind Q4_K_M]
     python bench/export.py --random 1b
 
-ours:   the deltas added into the base's own tensors → llama.cpp's converter → llama-quantize
-usual:  load the model, PEFT's merge_and_unload, save_pretrained → the same converter → the same llama-quantize
+ours:   the deltas added into the base's own tensors → llama.cpp's converter as we start it → llama-quantize
+usual:  load the model, PEFT's merge_and_unload, save_pretrained → the same converter and llama-quantize as they come
 
 Every arm and step runs in a process of its own, arms interleaved round after round. Wall time is the steps' sum, and
 peak memory the largest resident set of any step with the processes it starts. `--clock cpu` counts processor time
-instead: on a shared machine neighbours hardly touch it. The merge's own column is where the two roads differ: converter
-and quantiser are the same programs in both arms, and the lines below the table say what ratio is left when a merge takes
-no time and no memory, and what the converter takes for itself. The last
-line gives the merge's rate as a share of the disk's own sequential rate (reading and writing the same files).
+instead: on a shared machine neighbours hardly touch it. Converter and quantiser are the same programs in both arms; the
+lines below the table say what the merge brings alone, what ratio would be left if merging took no time and no memory,
+and what the converter takes before it has read a weight. The last line gives the merge's rate as a share of the disk's
+own sequential rate (reading and writing the same files).
 """
 
 from __future__ import annotations
@@ -104,6 +104,10 @@ def step(arm: str, name: str, folder: Path, base: Path, kind: str) -> None:
     threads = int(os.environ["OMP_NUM_THREADS"])
     if name == "merge":
         merge_ours(base, folder / "adapter", merged) if arm == "ours" else merge_usual(base, folder / "adapter", merged)
+    elif arm == "usual":
+        converting = [sys.executable, llama.converter, merged, "--outfile", f16, "--outtype", "f16"]
+        quantising = [llama.tool("llama-quantize"), f16, out, kind, str(threads)]
+        subprocess.run(converting if name == "convert" else quantising, check=True, stdout=2)
     elif name == "convert":
         from pipeline.export.convert import convert
 
@@ -208,10 +212,21 @@ def disk_rate(base: Path, folder: Path) -> float:
 
 
 def converter_alone(base: Path, folder: Path) -> float:
-    """Peak bytes of llama.cpp's converter without a single weight: imports of torch and transformers, and the tokenizer."""
+    """Peak bytes of the converter as we start it, without a single weight: torch, transformers and the tokenizer."""
+    from pipeline.export.convert import STARTER
+
     code = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], stdout=2, check=True);"
     code += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)"
-    command = [sys.executable, "-c", code, sys.executable, str(_llama().converter), str(base), "--vocab-only"]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        sys.executable,
+        str(STARTER),
+        str(_llama().converter),
+        str(base),
+        "--vocab-only",
+    ]
     command += ["--outfile", str(folder / "vocabulary.gguf")]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
@@ -253,7 +268,7 @@ def table(rounds: list[dict[str, Any]], rate: float, size: int, alone: float) ->
         for key in ("seconds", "peak")
     }
     lines.append(
-        f"converter and quantiser, the same in both, take {sum(common['seconds']) / seconds['ours']:.0%} of our time: a merge "
+        f"converter and quantiser take {sum(common['seconds']) / seconds['ours']:.0%} of our time: a merge "
         f"of no time would give {sum(common['seconds']) / seconds['usual']:.2f}; they peak at {max(common['peak']) / 1e6:.0f} MB, "
         f"of which the converter takes {alone / 1e6:.0f} MB without a single weight: a merge of no memory would give "
         f"{max(common['peak']) / 1e6 / peaks['usual']:.2f}"

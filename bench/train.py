@@ -2,6 +2,7 @@
 
     python bench/train.py --base artifacts/cache/bases/smollm2-135m --dataset artifacts/runs/<run>/data/dataset.jsonl
 
+With `--llamafactory PYTHON`, the interpreter of a place where LLaMA-Factory is installed, that is one more arm.
 Every arm trains in a process of its own, one after another, round after round, so that a busy neighbour slows all of
 them alike; the table shows medians over the rounds and the ratio to the best of TRL's arms. Tokens are those of the
 conversations trained on, the same for all arms, though we compute what conversations of a family share only once; the
@@ -23,7 +24,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-ARMS = ("dm-forge", "trl fp32", "trl bf16", "trl bf16 packing")
+PER_BATCH = 4  # conversations in a batch of a peer that does not pack
+LLAMA_FACTORY = "llama-factory bf16"
+ARMS = ("dm-forge", "trl fp32", "trl bf16", "trl bf16 packing", LLAMA_FACTORY)
 
 
 def main() -> None:
@@ -31,9 +34,10 @@ def main() -> None:
     if options.arm:
         print("RESULT " + json.dumps(run_arm(options)), flush=True)
         return
-    results: dict[str, list[dict[str, float]]] = {arm: [] for arm in options.arms}
+    arms = options.arms or [arm for arm in ARMS if arm != LLAMA_FACTORY or options.llamafactory]
+    results: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
     for number in range(options.rounds):
-        for arm in options.arms:
+        for arm in arms:
             result = _in_process(arm, options)
             results[arm].append(result)
             print(f"round {number + 1}: {arm}: {result}", file=sys.stderr, flush=True)
@@ -50,7 +54,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, help="default: all that can run")
+    parser.add_argument("--llamafactory", type=Path, metavar="PYTHON", help="an interpreter that has LLaMA-Factory")
     parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -60,6 +65,7 @@ def _in_process(arm: str, options: argparse.Namespace) -> dict[str, float]:
     command += ["--dataset", str(options.dataset), "--tokens", str(options.tokens), "--rank", str(options.rank)]
     command += ["--batch-tokens", str(options.batch_tokens), "--threads", str(options.threads)]
     command += ["--clock", options.clock]
+    command += ["--llamafactory", str(options.llamafactory)] if options.llamafactory else []
     calm = os.environ | {
         "OMP_WAIT_POLICY": "PASSIVE"
     }  # what the pipeline sets for itself; all arms have the good of it
@@ -99,9 +105,12 @@ def run_arm(options: argparse.Namespace) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         if options.arm == "dm-forge":
             seconds, model = _ours(base, config, options, Path(folder))
+        elif options.arm == LLAMA_FACTORY:
+            seconds, model, peak = _llamafactory(base, work, config, options, Path(folder))
         else:
             seconds, model = _trl(base, tokenizer, work, config, options, Path(folder))
-    peak = plan.peak_memory()
+    if options.arm != LLAMA_FACTORY:
+        peak = plan.peak_memory()
     trainer.install_loss(model)
     _pack_attention(model)
     supervised = sum(step.supervised_tokens for step in work.steps)
@@ -165,20 +174,15 @@ def _trl(
     from transformers import AutoModelForCausalLM
     from trl import SFTConfig, SFTTrainer
 
-    samples = _separate(work)
-    rows = {
-        "input_ids": [list(ids) for ids, _ in samples],
-        "labels": [[token if at in wanted else -100 for at, token in enumerate(ids)] for ids, wanted in samples],
-    }
+    rows = _rows(work)
     arm = options.arm
     packing = arm.endswith("packing")
-    per_batch = 1 if packing else 4
-    per_step = round(len(samples) / len(work.steps))
+    per_batch = 1 if packing else PER_BATCH
     settings = SFTConfig(
         output_dir=str(folder),
         num_train_epochs=1,
         per_device_train_batch_size=per_batch,
-        gradient_accumulation_steps=max(1, config.batch_tokens // 2048 if packing else round(per_step / per_batch)),
+        gradient_accumulation_steps=max(1, config.batch_tokens // 2048) if packing else _accumulation(work),
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=1,
@@ -204,6 +208,35 @@ def _trl(
     started = _now(options)
     trainer.train()
     return _now(options) - started, trainer.model
+
+
+def _rows(work: Any) -> dict[str, list[list[int]]]:
+    samples = _separate(work)
+    return {
+        "input_ids": [list(ids) for ids, _ in samples],
+        "labels": [[token if at in wanted else -100 for at, token in enumerate(ids)] for ids, wanted in samples],
+    }
+
+
+def _accumulation(work: Any) -> int:
+    """So many batches that a peer's step has as many conversations as ours."""
+    return max(1, round(len(_separate(work)) / len(work.steps) / PER_BATCH))
+
+
+def _llamafactory(
+    base: Any, work: Any, config: Any, options: argparse.Namespace, folder: Path
+) -> tuple[float, Any, float]:
+    """LLaMA-Factory with its own defaults, in its own interpreter; the adapter it saves is read back."""
+    import factory
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    settings = factory.settings(base.path, config, PER_BATCH, _accumulation(work), folder)
+    order = {"rows": _rows(work), "settings": settings, "threads": options.threads, "clock": options.clock}
+    numbers = factory.train(options.llamafactory, order, folder / "order.json")
+    model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.bfloat16)
+    return numbers["seconds"], PeftModel.from_pretrained(model, folder / "adapter", is_trainable=True), numbers["peak"]
 
 
 def _pack_attention(model: Any) -> None:

@@ -18,7 +18,7 @@ from pipeline.gguf_file import read_head
 # Activations of Gemma leave the range of fp16; its weights are kept in the precision they were published in.
 _BF16_FAMILIES = ("gemma",)
 _SPACE = "▁"  # SentencePiece's space
-_STARTER = Path(__file__).with_name("converter.py")
+STARTER = Path(__file__).with_name("converter.py")
 _NOT_TEXT = (2, 3, 4)  # GGUF token types unknown, control, user defined
 
 
@@ -45,7 +45,7 @@ def convert(
     with files.atomic_path(out) as temporary, tempfile.TemporaryDirectory() as folder:
         overrides = Path(folder) / "metadata.json"
         overrides.write_text(json.dumps(metadata), encoding="utf-8")
-        command = [sys.executable, str(_STARTER), str(llama.converter), str(checkpoint), "--outfile", str(temporary)]
+        command = [sys.executable, str(STARTER), str(llama.converter), str(checkpoint), "--outfile", str(temporary)]
         command += ["--outtype", outtype or output_type(checkpoint), "--metadata", str(overrides)]
         command += ["--mmproj"] if mmproj else []
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())

@@ -22,14 +22,17 @@ class DataConfig(Section):
     folder: Path = Path("training_data")
     drill_lines: int = Field(100_000, ge=0, description="at most so many drill lines are trained on")
     drill_branches: int = Field(
-        10, ge=1, le=64, description="training conversations from drills that begin alike and end differently"
+        6, ge=1, le=64, description="training conversations from drills that begin alike and end differently"
     )
-    borrowed_prose: bool = Field(
-        True,
-        description="train every drill once more with prose of other drills: a call follows from the player's line",
+    borrowed_prose: float = Field(
+        0.7,
+        ge=0,
+        le=1,
+        description="share of the drills said with other drills' prose, whose calls alone are trained:"
+        " a call follows from the player's line",
     )
     scenario_weight: float = Field(
-        0.3, gt=0, le=10, description="how often a training scenario is drawn for each time a family of drills is"
+        0.2, gt=0, le=10, description="how often a training scenario is drawn for each time a family of drills is"
     )
     augmentations: int = Field(0, ge=0, le=10, description="augmented twins of each training scenario")
     paraphrases: bool = Field(True, description="augmentation: player's lines in the other words written for them")

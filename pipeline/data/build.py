@@ -37,6 +37,7 @@ from pipeline.errors import DataError
 from pipeline.progress import Stage
 
 _SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+_LENT_WORDS = 8  # the longest prose that is lent: it is not trained, so every token of it is work that teaches little
 
 
 def build(config: DataConfig, seed: int, out: Path, stage: Stage | None = None) -> Dataset:
@@ -121,18 +122,17 @@ def _families(
     corpus: Corpus, config: DataConfig, settings: Settings, pool: Sequence[Exercise], rng: random.Random
 ) -> list[Conversation]:
     """The training part: many endings of few beginnings, so that a token trained is mostly one that teaches."""
+    groups = choose_families(pool, config.drill_lines, config.drill_branches, rng)
+    lenders = [one.drill.dm.text for one in pool if len(one.drill.dm.text.split()) <= _LENT_WORDS]
+    borrowers = round(len(groups) * config.borrowed_prose) if lenders else 0
     found = []
-    spoken = [one.drill.dm.text for one in pool]
-    for kind, prose in (("own", []), ("borrowed", spoken if config.borrowed_prose else None)):
-        if prose is None:
-            continue
-        for index, group in enumerate(choose_families(pool, config.drill_lines, config.drill_branches, rng)):
-            name = f"train-{kind}-{index:05d}"
-            family = compose_family(name, group, settings, corpus.vocabulary, rng, prose)
-            found += [
-                replace(_from_drills(one, corpus, "train", config.folder), group=name, call_only=bool(prose))
-                for one in family
-            ]
+    for index, group in enumerate(groups):
+        name, prose = f"train-{index:05d}", lenders if index < borrowers else []
+        family = compose_family(name, group, settings, corpus.vocabulary, rng, prose)
+        found += [
+            replace(_from_drills(one, corpus, "train", config.folder), group=name, call_only=bool(prose))
+            for one in family
+        ]
     return found
 
 

@@ -20,8 +20,8 @@ from pipeline.data.tools import Call, Matched, Vocabulary
 CATEGORY = "drills"
 _SIZES = (3, 4, 5)
 _ENDS_ON_CALL = 0.15
-_PLAYED_OUT, _PLAYED_OUT_BORROWED = 0.1, 0.4  # of a family's calls: their result and what follows stand there too
-_JUST_BEGUN = 0.3  # of the families: their lines are the game's first
+_PLAYED_OUT = 0.1  # of a family's calls: their result and what follows stand there too
+_JUST_BEGUN = 0.7  # of the families: their lines are the game's first
 _NONE_SHARE = 3  # of four chosen lines, at most one carries no call, while there are enough others
 
 
@@ -132,9 +132,7 @@ def compose_family(
         Composed(
             _scenario(f"{name}/{number}", exercise, world, place, party, [*beginning, *end]),
             (exercise,),
-            exercise.drill.call is not None
-            and not exercise.drill.then
-            and rng.random() >= (_PLAYED_OUT_BORROWED if borrowed else _PLAYED_OUT),
+            exercise.drill.call is not None and not exercise.drill.then and rng.random() >= _PLAYED_OUT,
         )
         for number, (exercise, end) in enumerate(zip(branches, ends, strict=True))
     ]

@@ -133,7 +133,7 @@ ENV PATH=/opt/venv/bin:$PATH HOME=/tmp USER=forge PYTHONDONTWRITEBYTECODE= PYTHO
     DM_FORGE_LLAMA=/opt/llama.cpp DM_FORGE_DEVICE=${VARIANT} DM_FORGE_CUDA_DRIVER=${CUDA_DRIVER} \
     DM_FORGE_CUDA_CAPABILITY=${CUDA_CAPABILITY} NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 WORKDIR /dm-forge
-RUN install -d -o forge -g forge artifacts assets assets/models
+RUN install -d -o forge -g forge artifacts artifacts/cache assets assets/models
 COPY LICENSE README.md ./
 COPY requirements requirements
 COPY configs configs

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.containers
         "git --version",
         "c++ --version",
         "cmake --version",
-        "python -c 'import ipykernel, torch'",
+        "python -c 'import ipykernel, torch; print(torch.__version__)'",
     ],
 )
 def test_a_tool_of_the_devcontainer_runs(dev, engine, command):

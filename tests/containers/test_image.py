@@ -19,6 +19,7 @@ PEM = re.compile(rb"-----BEGIN CERTIFICATE-----\s+(\S{64}\s\S{64})")
 TOKEN = re.compile(
     rb"\b(hf_[A-Za-z0-9]{34}|gh[pousr]_[A-Za-z0-9]{36}|glpat-[\w-]{20}|AKIA[0-9A-Z]{16}|BEGIN \w+ PRIVATE KEY-----\n\w)"
 )
+PUBLIC = "site-packages/transformers/testing_utils.py"  # its authors publish a token of a test account there
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def _search(layer, words):
         if member.isfile():
             content = layer.extractfile(member).read()
             yield from ((member, word) for word in words if word in content)
-            if match := TOKEN.search(content):
+            if not member.name.endswith(PUBLIC) and (match := TOKEN.search(content)):
                 yield member, match[0]
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from pipeline.config import TrainingConfig
 from pipeline.errors import DataError, TrainingError
 from pipeline.training import loop, trainer
+from pipeline.training.batches import Family, Sample, Step
 from tests.training.conftest import ARCHITECTURES, conversation, write_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -160,6 +162,16 @@ def test_a_leaping_loss_halts(base_of, dataset, config, tmp_path, stage, monkeyp
     monkeypatch.setattr(trainer, "row_loss", leaping)
     with pytest.raises(TrainingError, match="leapt"):
         run(dataset, base_of("llama"), config, tmp_path, stage)
+
+
+def test_a_hard_step_among_easy_ones_is_no_leap():
+    losses = [2.2, *[0.1] * 60]  # one on an author's prose, many on the choice of a call alone
+    journal = SimpleNamespace(entries=[{"loss": loss} for loss in losses])
+    training = SimpleNamespace(session=SimpleNamespace(journal=journal))
+    step = Step(62, (Family((Sample("c", (1, 2), (1,), (1.0,)),)),))
+    trainer.ForgeTrainer._guard(training, step, 2.6, 1.0)
+    with pytest.raises(TrainingError, match="leapt to 9"):
+        trainer.ForgeTrainer._guard(training, step, 9.0, 1.0)
 
 
 def test_training_stops_early_and_keeps_the_best(base_of, dataset, config, tmp_path, stage, monkeypatch):

@@ -15,6 +15,7 @@ from pipeline.training import attention, kernels, plan
 from tests.training.conftest import conversation, write_dataset
 
 GB = 10**9
+ROOT = Path(__file__).parents[2]
 
 
 def make(base, available, **changes):
@@ -95,6 +96,14 @@ def test_a_run_keeps_its_plan_and_another_run_makes_its_own(tmp_path, small):
     assert plan.remember(path, "b", tight) == tight
 
 
+def test_the_peak_is_the_process_own_and_not_that_of_who_started_it():
+    held = bytearray(600_000_000)
+    held[::4096] = b"x" * len(held[::4096])
+    program = "from pipeline.training import plan; print(plan.peak_memory())"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert int(found.stdout) < 300_000_000 < plan.peak_memory()
+
+
 def test_a_base_without_sizes_is_named(tmp_path):
     with pytest.raises(BaseModelError, match="sizes"):
         plan.shape_of(tmp_path)
@@ -124,7 +133,7 @@ with Reporter("plain", quiet=True).stage("training") as stage:
 @pytest.mark.parametrize("tokens", [1024, 4096])
 def test_the_prediction_is_within_a_fifth_of_what_the_embedded_base_takes(smollm2, tmp_path, tokens):
     data = write_dataset(tmp_path / "d.jsonl", [conversation(number, turns=12) for number in range(24)])
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", PROGRAM, str(smollm2.path), str(data.conversations), str(tmp_path), str(tokens)]
     subprocess.run(command, env=environment, check=True, capture_output=True)
     found = files.read_json(tmp_path / "plan.json")

@@ -238,7 +238,8 @@ def _run(trainer: ForgeTrainer, resume: Path | None) -> None:
 
 @contextlib.contextmanager
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C is noticed between two rows, where weights and optimiser agree; a second one is obeyed at once."""
+    """Ctrl-C is noticed between two rows, where weights and optimiser agree; a second one is obeyed at once, and one that
+    came after the last row when all is done."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
@@ -254,6 +255,8 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
         yield asked.is_set
     finally:
         signal.signal(signal.SIGINT, before)
+    if asked.is_set():
+        raise KeyboardInterrupt
 
 
 def finish(trainer: ForgeTrainer, out: Path) -> Adapter:

@@ -204,6 +204,23 @@ def test_an_interrupt_keeps_the_last_step(base_of, dataset, config, tmp_path, st
     assert run(dataset, base_of("llama"), config, tmp_path / "cut", stage).sha256 == whole.sha256
 
 
+def test_an_interrupt_after_the_last_row_is_obeyed_too(base_of, dataset, config, tmp_path, stage, monkeypatch):
+    config = config.model_copy(update={"epochs": 1.0})
+    real = trainer.ForgeTrainer._report
+
+    def interrupted(self, entry):
+        if entry["step"] == len(self.session.steps):
+            os.kill(os.getpid(), signal.SIGINT)
+        real(self, entry)
+
+    monkeypatch.setattr(trainer.ForgeTrainer, "_report", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(dataset, base_of("llama"), config, tmp_path, stage)
+    monkeypatch.undo()
+    steps = len(metrics(tmp_path))
+    assert run(dataset, base_of("llama"), config, tmp_path, stage).steps == steps == len(metrics(tmp_path))
+
+
 def test_a_checkpoint_of_other_data_is_not_resumed(base_of, dataset, config, tmp_path, stage):
     config = config.model_copy(update={"epochs": 1.0})
     other = write_dataset(tmp_path / "other.jsonl", [conversation(number, turns=3) for number in range(20, 30)])

@@ -11,7 +11,7 @@ ARG MODEL_BASE=smollm2-135m
 ARG TRAIN_OPTIONS="--preset quick"
 # GPUs that the CUDA variant's llama.cpp is compiled for, as CMake writes them ("89-real"); empty: all that ggml knows.
 ARG CUDA_ARCHITECTURES=""
-# Another value leaves every cache mount behind: for comparing two builds that share nothing.
+# Another value leaves every cache mount behind but that of Debian's signed packages: for comparing builds that share nothing.
 ARG CACHE=shared
 
 # A site gives wheels of its own, or another base image, as the named contexts `wheels` and `origin`.
@@ -20,10 +20,10 @@ FROM ${BASE_IMAGE} AS origin
 
 FROM origin AS base
 ENV LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
-ARG CACHE
+# The name of a cache would stand in the image's history, and so in its digest: this stage's are the same for every build.
 # hadolint ignore=DL3008
-RUN --mount=type=cache,id=apt-${CACHE},target=/var/cache/apt,sharing=locked \
-    --mount=type=cache,id=apt-lists-${CACHE},target=/var/lib/apt,sharing=locked \
+RUN --mount=type=cache,id=apt-base,target=/var/cache/apt,sharing=locked \
+    --mount=type=cache,id=apt-lists-base,target=/var/lib/apt,sharing=locked \
     --mount=type=tmpfs,target=/var/log <<'END'
 set -eu
 rm -f /etc/apt/apt.conf.d/docker-clean # packages are kept in the cache mount, not in the image

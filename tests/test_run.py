@@ -124,6 +124,7 @@ def test_a_second_run_skips_everything_and_says_why(finished):
     assert place.manifest == before
 
 
+@pytest.mark.dear
 def test_another_quantisation_keeps_the_training(finished):
     place, _, _ = finished
     code, _, err = place.run("--quant", "Q6_K")
@@ -145,6 +146,7 @@ def test_the_manifest_holds_the_datasets_version_and_what_changed_since_the_last
     assert "tools inventory: 10 → 12 (+2)" in second["since"]["changes"]
 
 
+@pytest.mark.dear
 def test_killed_and_started_again_ends_in_the_same_bytes(finished, tmp_path, base, corpus):
     place = Place(tmp_path, base, corpus)
     killed = 0

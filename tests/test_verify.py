@@ -69,6 +69,7 @@ def test_a_run_built_again_has_the_same_bytes(again, capsys):
     assert not (again.folder.parent.parent / "verify" / again.run_id).exists()
 
 
+@pytest.mark.dear
 def test_a_planted_digest_is_found_and_both_runs_are_kept(again, capsys):
     path = again.folder / "data" / "split.json"
     path.unlink()

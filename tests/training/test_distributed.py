@@ -131,6 +131,7 @@ def kill_after_a_step(out: Path, name: str) -> threading.Thread:
     return thread
 
 
+@pytest.mark.dear
 def test_two_processes_draw_the_curve_of_one_though_one_was_killed(alone, base_of, dataset, calm, tmp_path, stage):
     out = tmp_path / "two"
     task = Task(base_of("llama"), calm, 7, 1, dataset, out)

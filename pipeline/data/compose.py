@@ -22,7 +22,6 @@ _SIZES = (3, 4, 5)
 _ENDS_ON_CALL = 0.15
 _PLAYED_OUT = 0.1  # of a family's calls: their result and what follows stand there too
 _JUST_BEGUN = 0.7  # of the families: their lines are the game's first
-_NONE_SHARE = 3  # of four chosen lines, at most one carries no call, while there are enough others
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +165,7 @@ def fit_hit_points(member: PartyMember, changes: Sequence[int], rng: random.Rand
 
 
 def _balanced(pool: Sequence[Exercise], rng: random.Random) -> list[Exercise]:
-    """Round after round one line of each kind of call, and a line without a call after every third."""
+    """Round after round one line of each kind of call, and the lines without a call spread evenly among them."""
     kinds: dict[str, list[Exercise]] = defaultdict(list)
     for exercise in sorted(pool, key=lambda one: (one.path, one.drill.player.line)):
         kinds[exercise.kind].append(exercise)
@@ -175,12 +174,13 @@ def _balanced(pool: Sequence[Exercise], rng: random.Random) -> list[Exercise]:
     silent = kinds.pop("none", [])
     rounds = [list(kinds[kind]) for kind in sorted(kinds)]
     calling = [one for row in zip_longest(*rounds) for one in rng.sample(row, len(row)) if one is not None]
-    mixed: list[Exercise] = []
-    for index, exercise in enumerate(calling, start=1):
-        mixed.append(exercise)
-        if index % _NONE_SHARE == 0 and silent:
-            mixed.append(silent.pop())
-    return mixed + silent
+    places = [(len(silent) * number // len(calling)) for number in range(len(calling) + 1)] if calling else []
+    mixed = [
+        one
+        for exercise, start, end in zip(calling, places, places[1:], strict=False)
+        for one in (exercise, *silent[start:end])
+    ]
+    return mixed or silent
 
 
 class _Scene:

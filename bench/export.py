@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import pipeline  # noqa: E402, F401 - sets how threads wait, for both arms
+
 ARMS = ("ours", "usual")
 STEPS = ("merge", "convert", "quantise")
 
@@ -82,7 +84,7 @@ def _arm(arm: str, folder: Path, base: Path, options: argparse.Namespace) -> dic
     for name in STEPS:
         command = [sys.executable, str(Path(__file__).resolve()), "--base", str(base), "--folder", str(folder)]
         command += ["--arm", arm, "--step", name, "--kind", options.kind]
-        environment = os.environ | {"OMP_NUM_THREADS": str(options.threads), "OMP_WAIT_POLICY": "passive"}
+        environment = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
         started = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         wall = time.perf_counter() - started

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import pipeline  # noqa: E402, F401 - sets how threads wait, for every arm
+
 PER_BATCH = 4  # conversations in a batch of a peer that does not pack
 LLAMA_FACTORY = "llama-factory bf16"
 ARMS = ("dm-forge", "trl fp32", "trl bf16", "trl bf16 packing", LLAMA_FACTORY)
@@ -66,10 +69,7 @@ def _in_process(arm: str, options: argparse.Namespace) -> dict[str, float]:
     command += ["--batch-tokens", str(options.batch_tokens), "--threads", str(options.threads)]
     command += ["--clock", options.clock]
     command += ["--llamafactory", str(options.llamafactory)] if options.llamafactory else []
-    calm = os.environ | {
-        "OMP_WAIT_POLICY": "PASSIVE"
-    }  # what the pipeline sets for itself; all arms have the good of it
-    finished = subprocess.run(command, cwd=ROOT, env=calm, capture_output=True, text=True, check=False)
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     for line in finished.stdout.splitlines():
         if line.startswith("RESULT "):
             result: dict[str, float] = json.loads(line.removeprefix("RESULT "))
@@ -79,7 +79,6 @@ def _in_process(arm: str, options: argparse.Namespace) -> dict[str, float]:
 
 def run_arm(options: argparse.Namespace) -> dict[str, float]:
     """Train one arm; speeds in tokens per second of training alone, memory in bytes, loss in nats per token."""
-    sys.path.insert(0, str(ROOT))
     import torch
     from transformers import AutoTokenizer
 

@@ -260,8 +260,6 @@ def main() -> None:
     """Run a verb; a known failure becomes its words on stderr and its exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # an engine that stops a container; as Ctrl-C
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Waiting threads that spin take a busy core from those that work: measured, training was seven times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)  # for those who write libraries, not for those who train
     try:

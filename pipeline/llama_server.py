@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -111,13 +110,11 @@ def serve(
         ]
         command += ["--jinja", "--no-webui", *arguments]
         with log.open("wb") as output:
-            # Threads that spin while they wait make the server several times slower as soon as anything else runs.
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={"OMP_WAIT_POLICY": "passive"} | os.environ,
                 preexec_fn=_die_with_parent,
             )
         server = LlamaServer(process, port, log, model)

@@ -9,7 +9,6 @@ is measured and told; it decides nothing, or a busy hour of the machine would ch
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import tempfile
@@ -124,8 +123,7 @@ def tokens_per_second(model: Path, llama: LlamaCpp, threads: int) -> float:
     """Generated tokens a second on this machine's CPU, the median of three, by llama-bench."""
     command = [str(llama.tool("llama-bench")), "-m", str(model), "-t", str(threads), "-ngl", "0", "-o", "json"]
     command += ["-p", "0", "-n", str(_TIMED), "-r", "3"]
-    environment = os.environ | {"OMP_WAIT_POLICY": "passive"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         words = done.stderr.strip().splitlines()
         raise ExportError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import tempfile
@@ -32,8 +31,7 @@ def compute(
         command = [str(llama.tool("llama-imatrix").resolve()), "-m", str(f16.resolve()), "-f", "conversations.txt"]
         command += ["-o", "imatrix.gguf", "-c", str(_CHUNK), "--chunks", str(chunks), "--parse-special", "--no-ppl"]
         command += ["-t", str(threads), "-ngl", "0"]
-        environment = os.environ | {"OMP_WAIT_POLICY": "passive"}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
         made = folder / "imatrix.gguf"
         if done.returncode or not made.is_file():
             words = [line for line in done.stderr.splitlines() if line.strip()]

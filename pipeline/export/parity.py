@@ -7,7 +7,6 @@ agreement at the positions where the Dungeon Master speaks).
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
 from collections.abc import Iterable
@@ -173,8 +172,7 @@ def llama_logits(
     request = reply.with_suffix(".request")
     np.asarray(values, dtype="<i4").tofile(request)
     command = [str(llama.tool("dm-logits")), str(gguf), str(request), str(reply), str(threads), kv]
-    environment = os.environ | {"OMP_WAIT_POLICY": "passive"}  # on busy cores, threads that spin cost a multiple
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         words = done.stderr.strip().splitlines()
         raise ExportError(

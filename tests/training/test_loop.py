@@ -261,10 +261,10 @@ def test_full_fine_tuning_of_a_small_base_learns(base_of, dataset, tmp_path, sta
     assert "model.layers.0.mlp.up_proj.weight" in names and not any("embed" in name for name in names)
 
 
-def test_waiting_threads_sleep_before_torch_is_imported():
-    program = "import sys, os, pipeline.training; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
-    clean = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+def test_how_threads_wait_is_set_before_torch_is_imported():
+    program = "import sys, os, pipeline.training; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    clean = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
     shown = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, env=clean, capture_output=True, text=True, check=True
     )
-    assert shown.stdout.split() == ["PASSIVE", "False"]
+    assert shown.stdout.split() == ["3000", "False"]

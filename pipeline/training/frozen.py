@@ -34,8 +34,9 @@ class FrozenLayers:
         self._kept: dict[str, torch.Tensor] = {}
 
     def states(self, row: Sequence[Family]) -> torch.Tensor:
-        """What enters the first tuned layer: [1, tokens of the row, hidden]."""
-        return torch.cat([self._states(family) for family in row], dim=1)
+        """What enters the first tuned layer: [1, length of the row, hidden]."""
+        made = torch.cat([self._states(family) for family in row], dim=1)
+        return torch.nn.functional.pad(made, (0, 0, 0, batches.padded(made.shape[1]) - made.shape[1]))
 
     def forget(self, step: Step) -> None:
         """After the step: nothing is kept for families that do not come again."""
@@ -63,9 +64,10 @@ class FrozenLayers:
                     layouts=batch.layouts,
                     use_cache=False,
                 )
+            states = made.last_hidden_state[:, : family.tokens]
             if self._left[name] <= 1:
-                return made.last_hidden_state
-            self._kept[name] = made.last_hidden_state
+                return states
+            self._kept[name] = states.clone()
         return self._kept[name]
 
 

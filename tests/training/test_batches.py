@@ -49,9 +49,9 @@ def test_a_conversation_without_a_dm_turn_is_refused(tokenizer, tmp_path):
 def test_predictors_look_at_the_token_before_their_label():
     pair = [Sample("a", (10, 11, 12, 13), (2,), (1.0,)), Sample("b", (20, 21, 22), (1, 2), (1.0, 3.0))]
     batch = batches.micro_batch(batches.families(pair))
-    assert batch.input_ids.tolist() == [[10, 11, 12, 13, 20, 21, 22]]
-    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 0, 1, 2]]
-    assert batch.layouts == ((4,), (3,))
+    assert batch.input_ids.tolist() == [[10, 11, 12, 13, 20, 21, 22, *[10] * 9]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 0, 1, 2, *range(9)]]
+    assert batch.layouts == ((4,), (3,), (9,))
     assert batch.predictors.tolist() == [1, 4, 5] and batch.labels.tolist() == [12, 21, 22]
     assert batch.shares.tolist() == [1.0, 1.0, 3.0]
 
@@ -65,8 +65,9 @@ def test_what_a_family_has_in_common_stands_and_is_trained_once():
     family, alone = batches.families(members)
     assert family.layout == (3, 2, 1) and family.tokens == 6 and alone.layout == (2,)
     batch = batches.micro_batch([alone, family])
-    assert batch.input_ids.tolist() == [[7, 8, 1, 2, 3, 10, 11, 20]]
-    assert batch.position_ids.tolist() == [[0, 1, 0, 1, 2, 3, 4, 3]]
+    assert batch.input_ids.tolist() == [[7, 8, 1, 2, 3, 10, 11, 20, *[7] * 8]]
+    assert batch.position_ids.tolist() == [[0, 1, 0, 1, 2, 3, 4, 3, *range(8)]]
+    assert batch.layouts == ((2,), (3, 2, 1), (8,))
     assert batch.predictors.tolist() == [0, 3, 4, 5, 4] and batch.labels.tolist() == [8, 3, 10, 11, 20]
     assert batch.shares.tolist() == [1.0, 1.0, 2.0, 1.0, 5.0]
 

@@ -17,6 +17,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 NAME = "dm_forge_packed"
 BLOCK = 192  # query rows handled at once on a CPU: keys after the block's end are never touched
+WHOLE = (
+    512  # a row up to this long is one block: oneDNN generates code for every shape, and blocks differ from row to row
+)
 
 
 def register() -> str:
@@ -178,11 +181,32 @@ def _planned(
     layouts: tuple[tuple[int, ...], ...], window: int | None, dtype: torch.dtype
 ) -> tuple[tuple[_Block, torch.Tensor], ...]:
     """The row's blocks, each with what is added to its scores: 0, or -inf where a row does not see a column."""
+    tokens = sum(map(sum, layouts))
+    if tokens <= WHOLE:
+        everything = slice(0, tokens)
+        blocks = [(_Block(everything, (everything,), (tokens,), 0, 0, 0), _hidden(layouts, window))]
+    else:
+        device = torch.device("cpu")
+        blocks = [(block, block.hides(window, device)) for block in _blocks(layouts, window, BLOCK)]
     planned = []
-    for block in _blocks(layouts, window, BLOCK):
-        hidden = block.hides(window, torch.device("cpu"))
+    for block, hidden in blocks:
         planned.append((block, torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))))
     return tuple(planned)
+
+
+def _hidden(layouts: tuple[tuple[int, ...], ...], window: int | None) -> torch.Tensor:
+    """[tokens, tokens] bool of a whole row: True where a row does not see a column."""
+    tokens = [
+        (family, branch, (stem if branch else 0) + place)
+        for family, (stem, *branches) in enumerate(layouts)
+        for branch, count in enumerate([stem, *branches])
+        for place in range(count)
+    ]
+    family, branch, place = torch.tensor(tokens).T
+    distance = place[:, None] - place[None, :]
+    hidden = (family[:, None] != family[None, :]) | (distance < 0)
+    hidden |= (branch[:, None] != branch[None, :]) & (branch[None, :] != 0)
+    return hidden if window is None else hidden | (distance >= window)
 
 
 def _blocks(layouts: tuple[tuple[int, ...], ...], window: int | None, size: int) -> Iterator[_Block]:

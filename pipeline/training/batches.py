@@ -20,8 +20,8 @@ from pipeline.errors import DataError, TrainingError
 if TYPE_CHECKING:
     import torch
 
-# Rows are as long as a multiple of this. oneDNN generates code for every shape it meets and keeps it: with a new length
-# in each step, that took a tenth of the time and 400 MB (SmolLM2-135M, rows of about 430 tokens).
+# Rows are as long as a multiple of this. oneDNN generates code for every shape it meets, keeps it, and does so again once
+# it holds a thousand: with a length of its own for each row, time and memory grew with every step (docs/performance.md).
 ROW_MULTIPLE = 16
 
 

@@ -84,7 +84,7 @@ def run_arm(options: argparse.Namespace) -> dict[str, float]:
 
     from pipeline.artifacts import BaseModel, Dataset
     from pipeline.config import LoraConfig, TrainingConfig
-    from pipeline.training import loop, plan, trainer
+    from pipeline.training import loop, objective, plan
 
     torch.set_num_threads(options.threads)
     base = BaseModel("bench", options.base.resolve(), "bench", "", "")
@@ -110,7 +110,7 @@ def run_arm(options: argparse.Namespace) -> dict[str, float]:
             seconds, model = _trl(base, tokenizer, work, config, options, Path(folder))
     if options.arm != LLAMA_FACTORY:
         peak = plan.peak_memory()
-    trainer.install_loss(model)
+    objective.install(model)
     _pack_attention(model)
     supervised = sum(step.supervised_tokens for step in work.steps)
     given = sum(len(ids) for ids, _ in _separate(work))
@@ -120,7 +120,7 @@ def run_arm(options: argparse.Namespace) -> dict[str, float]:
         "computed_per_second": computed / seconds,
         "supervised_per_second": supervised / seconds,
         "peak_memory": peak,
-        "held_out_loss": trainer.held_out_loss(model, work.held_out, 2048, torch.device("cpu")),
+        "held_out_loss": objective.held_out_loss(model, work.held_out, 2048, torch.device("cpu")),
         "work_per_token": work_per_token(model, supervised / computed),
     }
 

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
+from operator import itemgetter
 
 from pipeline.data.dataset import Split
 from pipeline.data.dice import throw
@@ -174,13 +175,9 @@ def _balanced(pool: Sequence[Exercise], rng: random.Random) -> list[Exercise]:
     silent = kinds.pop("none", [])
     rounds = [list(kinds[kind]) for kind in sorted(kinds)]
     calling = [one for row in zip_longest(*rounds) for one in rng.sample(row, len(row)) if one is not None]
-    places = [(len(silent) * number // len(calling)) for number in range(len(calling) + 1)] if calling else []
-    mixed = [
-        one
-        for exercise, start, end in zip(calling, places, places[1:], strict=False)
-        for one in (exercise, *silent[start:end])
-    ]
-    return mixed or silent
+    placed = [((number + 1) * len(calling), one) for number, one in enumerate(silent)]
+    placed += [(number * len(silent), one) for number, one in enumerate(calling)]
+    return [one for _, one in sorted(placed, key=itemgetter(0))]
 
 
 class _Scene:

@@ -17,9 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 NAME = "dm_forge_packed"
 BLOCK = 192  # query rows handled at once on a CPU: keys after the block's end are never touched
-WHOLE = (
-    512  # a row up to this long is one block: oneDNN generates code for every shape, and blocks differ from row to row
-)
+WHOLE = 512  # a row up to this long is one block: oneDNN makes code for every shape, and blocks differ from row to row
 
 
 def register() -> str:
@@ -62,8 +60,7 @@ def packed_attention(
         blocked: torch.Tensor = BlockedAttention.apply(query, key, value, layouts, scale, sliding_window)
         return blocked, None
     outputs = []
-    for block in _blocks(layouts, sliding_window, query.shape[2]):
-        mask = block.mask(sliding_window, query.device)
+    for block, mask in _masked(layouts, sliding_window, query.device):
         outputs.append(
             scaled_dot_product_attention(
                 query[:, :, block.rows],
@@ -97,7 +94,7 @@ class BlockedAttention(torch.autograd.Function):  # type: ignore[misc]
         groups = heads // key.shape[1]
         out = query.new_empty(1, tokens, heads, width)
         kept = []
-        for block, bias in _planned(layouts, window, query.dtype):
+        for block, bias in _biased(layouts, window, query.dtype):
             q, k, v = _grouped(query, block.rows, groups), block.seen(key), block.seen(value)
             mask = bias.repeat(groups, 1)
             shares = torch.baddbmm(mask.expand(len(k), *mask.shape), q, k.transpose(1, 2), alpha=scale).softmax(-1)
@@ -113,7 +110,7 @@ class BlockedAttention(torch.autograd.Function):  # type: ignore[misc]
         groups = query.shape[1] // key.shape[1]
         by_head = gradient.transpose(1, 2)
         grad_q, grad_k, grad_v = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
-        for (block, _), shares in zip(_planned(ctx.layouts, ctx.window, query.dtype), kept, strict=True):
+        for (block, _), shares in zip(_biased(ctx.layouts, ctx.window, query.dtype), kept, strict=True):
             q, k, v = _grouped(query, block.rows, groups), block.seen(key), block.seen(value)
             out = _grouped(by_head, block.rows, groups)
             block.add(grad_v, torch.bmm(shares.transpose(1, 2), out))
@@ -125,16 +122,10 @@ class BlockedAttention(torch.autograd.Function):  # type: ignore[misc]
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """Rows of queries and the columns of keys they may see: the family's stem (where they are not of it), then their
-    own. `branches` gives the row tokens of each branch that the block holds, `first` the position of its first row, and
-    `hidden` how many columns of the stem lie before the window of all of them."""
+    """Rows of queries, and the columns of keys among which are all that they may see."""
 
     rows: slice
     columns: tuple[slice, ...]
-    branches: tuple[int, ...]
-    stem: int
-    first: int
-    hidden: int
 
     def seen(self, values: torch.Tensor) -> torch.Tensor:
         """[1, heads, tokens, width] → [heads, columns, width]."""
@@ -149,64 +140,54 @@ class _Block:
             total[0, :, columns] += part[:, start : start + count]
             start += count
 
-    def hides(self, window: int | None, device: torch.device) -> torch.Tensor:
-        """[rows, columns] bool: True where a row does not see a column."""
-        own = sum(columns.stop - columns.start for columns in self.columns[-1:])
-        before = own - (self.rows.stop - self.rows.start)  # columns of the same conversation before the first row
-        owners = torch.tensor(
-            [number for number, count in enumerate(self.branches) for _ in range(count)], device=device
-        )
-        places = torch.cat([torch.arange(count, device=device) for count in self.branches]) + self.first
-        past = torch.arange(self.first - before, self.first, device=device)
-        stem = torch.arange(self.hidden, self.stem, device=device) if len(self.columns) == 2 else past[:0]
-        columns = torch.cat([stem, past, places])
-        distance = places[:, None] - columns[None, :]
-        hidden = distance < 0
-        if window is not None:
-            hidden |= distance >= window
-        if len(self.branches) > 1:
-            hidden[:, len(stem) :] |= owners[:, None] != owners[None, :]
-        return hidden
-
-    def mask(self, window: int | None, device: torch.device) -> torch.Tensor | None:
-        """[rows, columns] bool: True where a row sees a column; None where plain causal attention is right."""
-        count = self.rows.stop - self.rows.start
-        if len(self.columns) == 1 and self.first == 0 and (window is None or count <= window):
-            return None
-        return ~self.hides(window, device)
+    def hides(self, seats: torch.Tensor, window: int | None) -> torch.Tensor:
+        """[rows, columns] bool: True where a row does not see a column. `seats` as from _seats."""
+        family, branch, place = seats[:, self.rows, None]
+        others, branches, places = torch.cat([seats[:, None, columns] for columns in self.columns], dim=-1)
+        distance = place - places
+        hidden = (family != others) | (distance < 0) | ((branch != branches) & (branches != 0))
+        return hidden if window is None else hidden | (distance >= window)
 
 
-@lru_cache(maxsize=4)  # every layer of a step asks for the same
-def _planned(
-    layouts: tuple[tuple[int, ...], ...], window: int | None, dtype: torch.dtype
-) -> tuple[tuple[_Block, torch.Tensor], ...]:
-    """The row's blocks, each with what is added to its scores: 0, or -inf where a row does not see a column."""
-    tokens = sum(map(sum, layouts))
-    if tokens <= WHOLE:
-        everything = slice(0, tokens)
-        blocks = [(_Block(everything, (everything,), (tokens,), 0, 0, 0), _hidden(layouts, window))]
-    else:
-        device = torch.device("cpu")
-        blocks = [(block, block.hides(window, device)) for block in _blocks(layouts, window, BLOCK)]
-    planned = []
-    for block, hidden in blocks:
-        planned.append((block, torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))))
-    return tuple(planned)
-
-
-def _hidden(layouts: tuple[tuple[int, ...], ...], window: int | None) -> torch.Tensor:
-    """[tokens, tokens] bool of a whole row: True where a row does not see a column."""
-    tokens = [
+def _seats(layouts: tuple[tuple[int, ...], ...]) -> torch.Tensor:
+    """[3, tokens] for every token of the row its family, its branch (0 in the stem), its position."""
+    seats = [
         (family, branch, (stem if branch else 0) + place)
         for family, (stem, *branches) in enumerate(layouts)
         for branch, count in enumerate([stem, *branches])
         for place in range(count)
     ]
-    family, branch, place = torch.tensor(tokens).T
-    distance = place[:, None] - place[None, :]
-    hidden = (family[:, None] != family[None, :]) | (distance < 0)
-    hidden |= (branch[:, None] != branch[None, :]) & (branch[None, :] != 0)
-    return hidden if window is None else hidden | (distance >= window)
+    return torch.tensor(seats).T
+
+
+@lru_cache(maxsize=4)  # every layer of a step asks for the same
+def _masked(
+    layouts: tuple[tuple[int, ...], ...], window: int | None, device: torch.device
+) -> tuple[tuple[_Block, torch.Tensor | None], ...]:
+    """The row's blocks, each with a mask that is True where a row sees a column; None for plain causal attention."""
+    seats = _seats(layouts)
+    masked = []
+    for block in _blocks(layouts, window, seats.shape[1]):
+        short = window is None or block.rows.stop - block.rows.start <= window
+        plain = block.columns == (block.rows,) and short  # a conversation alone, from its beginning
+        masked.append((block, None if plain else ~block.hides(seats, window).to(device)))
+    return tuple(masked)
+
+
+@lru_cache(maxsize=4)
+def _biased(
+    layouts: tuple[tuple[int, ...], ...], window: int | None, dtype: torch.dtype
+) -> tuple[tuple[_Block, torch.Tensor], ...]:
+    """The row's blocks, each with what is added to its scores: 0, or -inf where a row does not see a column."""
+    seats = _seats(layouts)
+    everything = slice(0, seats.shape[1])
+    whole = everything.stop <= WHOLE
+    blocks = [_Block(everything, (everything,))] if whole else _blocks(layouts, window, BLOCK)
+    return tuple(
+        (block, torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf")))
+        for block in blocks
+        for hidden in [block.hides(seats, window)]
+    )
 
 
 def _blocks(layouts: tuple[tuple[int, ...], ...], window: int | None, size: int) -> Iterator[_Block]:
@@ -232,8 +213,8 @@ def _blocks(layouts: tuple[tuple[int, ...], ...], window: int | None, size: int)
 
 def _side_by_side(start: int, stem: int, at: int, branches: list[int], window: int | None) -> _Block:
     hidden = 0 if window is None else min(stem, max(0, stem - window + 1))
-    columns = (slice(start + hidden, start + stem), slice(at, at + sum(branches)))
-    return _Block(slice(at, at + sum(branches)), columns, tuple(branches), stem, stem, hidden)
+    rows = slice(at, at + sum(branches))
+    return _Block(rows, (slice(start + hidden, start + stem), rows))
 
 
 def _alone(at: int, length: int, stem: int, start: int, window: int | None, size: int) -> Iterator[_Block]:
@@ -242,9 +223,8 @@ def _alone(at: int, length: int, stem: int, start: int, window: int | None, size
         last = min(first + size, length)
         reach = 0 if window is None else max(0, stem + first - window + 1)  # the first position in the window
         own = slice(at + max(0, reach - stem), at + last)
-        hidden = min(reach, stem)
-        columns = (slice(start + hidden, start + stem), own) if stem else (own,)
-        yield _Block(slice(at + first, at + last), columns, (last - first,), stem, stem + first, hidden)
+        columns = (slice(start + min(reach, stem), start + stem), own) if stem else (own,)
+        yield _Block(slice(at + first, at + last), columns)
 
 
 def _grouped(heads: torch.Tensor, rows: slice, groups: int) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """From conversations to optimiser steps: a pure function of the data, the config and the seed.
 
-Whole conversations are the unit: nothing is cut, and a row is filled up by a few tokens at most. A step is an effective batch of conversations; a
-micro-batch lays some of them end to end in one row, and attention keeps each to itself (see attention.py). What several
-conversations of a family have in common at their beginning is computed once.
+Whole conversations are the unit: nothing is cut, and a row is filled up by a few tokens at most. A step is an
+effective batch of conversations; a micro-batch lays some of them end to end in one row, and attention keeps each to
+itself (see attention.py). What several conversations of a family have in common at their beginning is computed once.
 """
 
 from __future__ import annotations
@@ -99,8 +99,9 @@ class Step:
 class MicroBatch:
     """Families end to end in one row.
 
-    input_ids, position_ids: [1, tokens]; layouts: each family's layout, and that of what fills the row up; predictors: [targets] the row positions whose
-    next token is trained; labels: [targets] those tokens; shares: [targets] fp32, how much each counts.
+    input_ids, position_ids: [1, tokens]; layouts: each family's layout, and that of what fills the row up; predictors:
+    [targets] the row positions whose next token is trained; labels: [targets] those tokens; shares: [targets] fp32, how
+    much each counts.
     """
 
     input_ids: torch.Tensor

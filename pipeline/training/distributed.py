@@ -19,10 +19,10 @@ import torch
 import torch.distributed as dist
 
 from pipeline.errors import MachineError, TrainingError
-from pipeline.training import adapter, batches, shards
+from pipeline.training import adapter, batches, objective, shards
 from pipeline.training.batches import Family, Sample
 from pipeline.training.cluster import Cluster, interface_towards
-from pipeline.training.trainer import OPTIMIZER, SCHEDULER, ForgeTrainer, row_loss
+from pipeline.training.trainer import OPTIMIZER, SCHEDULER, ForgeTrainer
 
 _PATIENCE = datetime.timedelta(minutes=30)  # the slowest may load a large base from a slow disk
 
@@ -178,7 +178,7 @@ class CrewTrainer(ForgeTrainer):
         self.model.eval()
         total = torch.zeros((), dtype=torch.float64, device=self.args.device)
         for row, weight in self._rows(self.session.held_out):
-            total += row_loss(self.model, batches.micro_batch(row).to(self.args.device)) * weight
+            total += objective.row_loss(self.model, batches.micro_batch(row).to(self.args.device)) * weight
         self.model.train()
         return float(self._mean(total)) / sum(
             share for family in self.session.held_out for _, _, share in family.targets()

@@ -67,7 +67,7 @@ class FrozenLayers:
             states = made.last_hidden_state[:, : family.tokens]
             if self._left[name] <= 1:
                 return states
-            self._kept[name] = states.clone()
+            self._kept[name] = states
         return self._kept[name]
 
 

@@ -21,7 +21,7 @@ from trl import SFTTrainer
 from pipeline import files
 from pipeline.errors import TrainingError
 from pipeline.progress import Stage
-from pipeline.training import adapter, batches, checkpoint, kernels, memory
+from pipeline.training import adapter, batches, checkpoint, memory, objective
 from pipeline.training.batches import Family, MicroBatch, Step
 from pipeline.training.checkpoint import Journal, Standing
 from pipeline.training.frozen import FrozenLayers
@@ -65,7 +65,7 @@ class ForgeTrainer(SFTTrainer):  # type: ignore[misc]
         self._row_tokens = session.standing.row_tokens or session.row_tokens
         self._started = time.monotonic()
         bare = self.accelerator.unwrap_model(self.model)
-        install_loss(bare)
+        objective.install(bare)
         left = session.steps[session.standing.step :]
         self._frozen = FrozenLayers(bare, left) if session.keep_frozen else None
 
@@ -122,10 +122,10 @@ class ForgeTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _row_loss(self, model: Any, row: Sequence[Family], batch: MicroBatch) -> torch.Tensor:
         if not self._frozen:
-            return row_loss(model, batch)
+            return objective.row_loss(model, batch)
         states = self._frozen.states(row)
         with self._frozen.skipped():
-            return row_loss(model, batch, states)
+            return objective.row_loss(model, batch, states)
 
     # -- where training by several processes differs (distributed.py) ----------------------------------------------
 
@@ -141,7 +141,7 @@ class ForgeTrainer(SFTTrainer):  # type: ignore[misc]
             raise KeyboardInterrupt
 
     def _held_out(self) -> float:
-        loss: float = held_out_loss(self.model, self.session.held_out, self._row_tokens, self.args.device)
+        loss: float = objective.held_out_loss(self.model, self.session.held_out, self._row_tokens, self.args.device)
         return loss
 
     def _halve_rows(self, step: Step, error: BaseException) -> None:
@@ -250,55 +250,6 @@ def rate_factor(step: int, steps: int, warmup: int, schedule: str) -> float:
     if schedule == "constant":
         return 1.0
     return 1 - passed if schedule == "linear" else (1 + math.cos(math.pi * passed)) / 2
-
-
-def install_loss(model: Any) -> None:
-    """Give the model a forward that returns the summed loss of a row, so that wrappers such as DDP see one call."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    decoder, head = inner.get_decoder(), inner.get_output_embeddings()
-    softcap = getattr(inner.config.get_text_config(), "final_logit_softcapping", None)
-
-    def forward(
-        input_ids: torch.Tensor,
-        position_ids: torch.Tensor,
-        layouts: tuple[tuple[int, ...], ...],
-        predictors: torch.Tensor,
-        goals: torch.Tensor,
-        shares: torch.Tensor,
-        states: torch.Tensor | None = None,
-        **_: Any,
-    ) -> torch.Tensor:
-        start = {"input_ids": input_ids} if states is None else {"inputs_embeds": states}
-        hidden = decoder(**start, position_ids=position_ids, layouts=layouts, use_cache=False)
-        return kernels.head_loss(hidden.last_hidden_state[0, predictors], head.weight, goals, shares, softcap)
-
-    inner.forward = forward
-
-
-def row_loss(model: Any, batch: MicroBatch, states: torch.Tensor | None = None) -> torch.Tensor:
-    """Cross entropy summed over the row's supervised tokens by their shares; [] fp32. With `states` the decoder goes on
-    from there (see frozen.py)."""
-    loss: torch.Tensor = model(
-        input_ids=batch.input_ids,
-        position_ids=batch.position_ids,
-        layouts=batch.layouts,
-        predictors=batch.predictors,
-        goals=batch.labels,
-        shares=batch.shares,
-        states=states,
-    )
-    return loss
-
-
-@torch.no_grad()  # type: ignore[untyped-decorator]
-def held_out_loss(model: Any, drawn: Sequence[Family], row_tokens: int, device: torch.device) -> float:
-    """Mean loss in nats per supervised token, by their shares."""
-    model.eval()
-    total = 0.0
-    for row in batches.pack(drawn, row_tokens):
-        total += float(row_loss(model, batches.micro_batch(row).to(device)))
-    model.train()
-    return total / sum(share for family in drawn for _, _, share in family.targets())
 
 
 def _step_seed(seed: int, step: int) -> int:

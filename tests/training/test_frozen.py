@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline.config import LoraConfig
-from pipeline.training import adapter, batches, frozen, loop, trainer
+from pipeline.training import adapter, batches, frozen, loop, objective, trainer
 from pipeline.training.batches import Step
 from pipeline.training.frozen import FrozenLayers
 from tests.training.test_kernels import conversations, family
@@ -16,7 +16,7 @@ def upper_half(base):
     with torch.no_grad():
         for parameter in adapter.trainable(model).values():
             parameter.add_(torch.randn_like(parameter) * 0.05)
-    trainer.install_loss(model)
+    objective.install(model)
     return model
 
 
@@ -34,10 +34,10 @@ def test_kept_states_give_the_loss_and_the_gradients_of_the_whole_decoder(archit
     for states in (None, parts.states(row), parts.states(row)):
         model.zero_grad()
         if states is None:
-            loss = trainer.row_loss(model, batches.micro_batch(row))
+            loss = objective.row_loss(model, batches.micro_batch(row))
         else:
             with parts.skipped():
-                loss = trainer.row_loss(model, batches.micro_batch(row), states)
+                loss = objective.row_loss(model, batches.micro_batch(row), states)
         loss.backward()
         gradients = [parameter.grad.clone() for parameter in adapter.trainable(model).values()]
         found.append((float(loss.detach()), gradients))
@@ -45,7 +45,7 @@ def test_kept_states_give_the_loss_and_the_gradients_of_the_whole_decoder(archit
     for loss, gradients in others:
         assert loss == pytest.approx(whole, rel=1e-5)
         assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in zip(gradients, expected, strict=True))
-    assert float(trainer.row_loss(model, batches.micro_batch(row)).detach()) == pytest.approx(whole, rel=1e-6)
+    assert float(objective.row_loss(model, batches.micro_batch(row)).detach()) == pytest.approx(whole, rel=1e-6)
 
 
 def test_states_are_computed_once_and_forgotten_after_the_last_epoch(base_of, monkeypatch):

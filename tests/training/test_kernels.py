@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline.config import LoraConfig
-from pipeline.training import adapter, attention, batches, kernels, trainer
+from pipeline.training import adapter, attention, batches, kernels, objective, trainer
 from pipeline.training.batches import Sample
 from tests.training.conftest import ARCHITECTURES
 
@@ -55,9 +55,9 @@ def test_packed_supervised_loss_equals_the_full_logits_of_each_conversation_alon
             losses = torch.nn.functional.cross_entropy(logits[at], goals, reduction="none")
             expected += float(losses @ torch.tensor(sample.shares))
     model.base_model.model.set_attn_implementation(attention.register())
-    trainer.install_loss(model)
+    objective.install(model)
     with torch.no_grad():
-        packed = float(trainer.row_loss(model, batches.micro_batch(batches.families(everything))))
+        packed = float(objective.row_loss(model, batches.micro_batch(batches.families(everything))))
     assert packed == pytest.approx(expected, rel=2e-5)
 
 
@@ -79,19 +79,39 @@ def test_a_packed_conversation_does_not_see_its_neighbours(base_of):
 @pytest.mark.parametrize("whole", [0, 495])
 def test_blocked_attention_is_attention(whole, window, layouts, monkeypatch):
     monkeypatch.setattr(attention, "WHOLE", whole)
-    attention._planned.cache_clear()
+    attention._biased.cache_clear()
     torch.manual_seed(0)
     shapes = [(1, 6, 495, 16), (1, 2, 495, 16), (1, 2, 495, 16)]
     plain = [torch.randn(shape).bfloat16().float().requires_grad_() for shape in shapes]
     fast = [tensor.detach().bfloat16().requires_grad_() for tensor in plain]
     module, outer = torch.nn.Module(), torch.randn(1, 495, 6, 16).bfloat16()
-    expected, _ = attention.packed_attention(module, *plain, None, layouts=layouts, sliding_window=window)
+    dense = torch.nn.functional.scaled_dot_product_attention(*plain, attn_mask=_seen(layouts, window), enable_gqa=True)
+    expected = dense.transpose(1, 2)
+    in_full, _ = attention.packed_attention(module, *plain, None, layouts=layouts, sliding_window=window)
+    assert torch.allclose(in_full, expected, atol=1e-5)
     result, _ = attention.packed_attention(module, *fast, None, layouts=layouts, sliding_window=window)
     expected.backward(outer.float())
     result.backward(outer)
     pairs = [(expected, result), *((a.grad, b.grad) for a, b in zip(plain, fast, strict=True))]
     for right, got in pairs:
         assert float((right - got.float()).detach().norm() / right.detach().norm()) < 0.01
+
+
+def _seen(layouts, window):
+    """[tokens, tokens] True where a row sees a column, said token by token."""
+    tokens = []
+    for family, (stem, *branches) in enumerate(layouts):
+        for branch, count in enumerate([stem, *branches]):
+            tokens += [(family, branch, place + (stem if branch else 0)) for place in range(count)]
+    return torch.tensor(
+        [
+            [
+                family == other and beside in (0, branch) and 0 <= place - before < (window or place + 1)
+                for other, beside, before in tokens
+            ]
+            for family, branch, place in tokens
+        ]
+    )
 
 
 def test_the_lora_layer_gives_pefts_values_and_gradients():
@@ -146,8 +166,8 @@ def test_depth_tunes_the_upper_layers_and_differentiates_no_other(base_of):
     model = adapter.attach_lora(adapter.load_base(base, torch.float32), LoraConfig(rank=2, depth=0.3), 1, base.name)
     layers = {int(name.split(".layers.")[1].split(".")[0]) for name in adapter.trainable(model)}
     assert layers == set(range(21, 30))
-    trainer.install_loss(model)
-    trainer.row_loss(model, batches.micro_batch(batches.families(conversations()))).backward()
+    objective.install(model)
+    objective.row_loss(model, batches.micro_batch(batches.families(conversations()))).backward()
     assert all(parameter.grad is not None for name, parameter in adapter.trainable(model).items() if "lora_B" in name)
 
 

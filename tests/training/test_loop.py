@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from pipeline.config import TrainingConfig
 from pipeline.errors import DataError, TrainingError
-from pipeline.training import loop, trainer
+from pipeline.training import loop, objective, trainer
 from pipeline.training.batches import Family, Sample, Step
 from tests.training.conftest import ARCHITECTURES, conversation, write_dataset
 
@@ -113,7 +113,7 @@ def metrics_lines(out):
 
 def test_out_of_memory_halves_the_rows_and_loses_no_step(base_of, dataset, config, tmp_path, stage, monkeypatch):
     run(dataset, base_of("llama"), config, tmp_path / "calm", stage)
-    real, seen = trainer.row_loss, []
+    real, seen = objective.row_loss, []
 
     def crowded(model, batch):
         seen.append(batch.input_ids.shape[1])
@@ -121,7 +121,7 @@ def test_out_of_memory_halves_the_rows_and_loses_no_step(base_of, dataset, confi
             raise torch.OutOfMemoryError("planted")
         return real(model, batch)
 
-    monkeypatch.setattr(trainer, "row_loss", crowded)
+    monkeypatch.setattr(objective, "row_loss", crowded)
     run(dataset, base_of("llama"), config, tmp_path / "crowded", stage)
     assert max(seen) > 200 and seen[-1] <= 200
     crowded_steps, calm_steps = metrics(tmp_path / "crowded"), metrics(tmp_path / "calm")
@@ -134,32 +134,32 @@ def test_a_conversation_that_never_fits_is_an_explained_failure(base_of, dataset
     def full(model, batch):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setattr(trainer, "row_loss", full)
+    monkeypatch.setattr(objective, "row_loss", full)
     with pytest.raises(TrainingError, match="does not fit into memory"):
         run(dataset, base_of("llama"), config, tmp_path, stage)
 
 
 def test_a_nan_halts_with_the_step_and_the_conversations(base_of, dataset, config, tmp_path, stage, monkeypatch):
-    real, calls = trainer.row_loss, []
+    real, calls = objective.row_loss, []
 
     def poisoned(model, batch):
         calls.append(1)
         return real(model, batch) * (float("nan") if len(calls) == 3 else 1.0)
 
-    monkeypatch.setattr(trainer, "row_loss", poisoned)
+    monkeypatch.setattr(objective, "row_loss", poisoned)
     with pytest.raises(TrainingError, match="nan") as caught:
         run(dataset, base_of("llama"), config, tmp_path, stage)
     assert "step 3" in str(caught.value) and "test/c" in str(caught.value)
 
 
 def test_a_leaping_loss_halts(base_of, dataset, config, tmp_path, stage, monkeypatch):
-    real, calls = trainer.row_loss, []
+    real, calls = objective.row_loss, []
 
     def leaping(model, batch):
         calls.append(1)
         return real(model, batch) * (50 if len(calls) > 7 else 1)
 
-    monkeypatch.setattr(trainer, "row_loss", leaping)
+    monkeypatch.setattr(objective, "row_loss", leaping)
     with pytest.raises(TrainingError, match="leapt"):
         run(dataset, base_of("llama"), config, tmp_path, stage)
 
@@ -176,7 +176,7 @@ def test_a_hard_step_among_easy_ones_is_no_leap():
 
 def test_training_stops_early_and_keeps_the_best(base_of, dataset, config, tmp_path, stage, monkeypatch):
     planned = iter([3.0, 2.0, 2.5, 2.6, 1.0, 1.0])
-    monkeypatch.setattr(trainer, "held_out_loss", lambda *_: next(planned))
+    monkeypatch.setattr(objective, "held_out_loss", lambda *_: next(planned))
     config = config.model_copy(update={"early_stopping_patience": 2, "evaluations": 6})
     result = run(dataset, base_of("llama"), config, tmp_path, stage)
     entries = metrics(tmp_path)

@@ -8,5 +8,7 @@ import os
 # 318, after 1,000 turns 547 and 249, after 3,000 turns 580 and 225.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+# oneDNN keeps the code it made for the last so many shapes, about half a megabyte each; a training run has some hundreds.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
 
 __version__ = "0.1.0"

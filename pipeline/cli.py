@@ -262,6 +262,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)  # for those who write libraries, not for those who train
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")  # and in the processes that we start
     try:
         returned = app(standalone_mode=False)
         code = returned if isinstance(returned, int) else 0  # typer.Exit and Ctrl-C come back as a number

@@ -20,8 +20,8 @@ from pipeline.errors import DataError, TrainingError
 if TYPE_CHECKING:
     import torch
 
-# Rows are as long as a multiple of this. oneDNN generates code for every shape it meets, keeps it, and does so again once
-# it holds a thousand: with a length of its own for each row, time and memory grew with every step (docs/performance.md).
+# Rows are as long as a multiple of this, and as many of their tokens predict. oneDNN generates code for every shape it
+# meets and keeps it: with a length of its own for each row, time and memory grew with every step (docs/performance.md).
 ROW_MULTIPLE = 16
 
 
@@ -236,7 +236,8 @@ def padded(tokens: int) -> int:
 
 
 def micro_batch(drawn: Sequence[Family]) -> MicroBatch:
-    """The families' row, filled up by a conversation of its own that nothing is learnt from."""
+    """The families' row, filled up by a conversation of its own that nothing is learnt from, and by targets that do not
+    count."""
     import torch
 
     ids: list[int] = []
@@ -254,6 +255,7 @@ def micro_batch(drawn: Sequence[Family]) -> MicroBatch:
         layouts.append((filling,))
         ids += ids[:1] * filling
         positions += range(filling)
+    targets += [(0, ids[0], 0.0)] * (padded(len(targets)) - len(targets))
     predictors, labels, shares = zip(*targets, strict=True)
     return MicroBatch(
         torch.tensor([ids]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 
 import torch
@@ -25,10 +27,18 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def release() -> None:
     gc.collect()
+    trim()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():
         torch.mps.empty_cache()
+
+
+def trim() -> None:
+    """Give the system back what lies free between what the C library has handed out. It would keep that: a training run
+    grew from 1.5 to 3 GB in a thousand steps, of which half a gigabyte was in use."""
+    with contextlib.suppress(AttributeError):  # glibc alone has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def held(device: torch.device) -> int:

@@ -75,8 +75,9 @@ def make(
     """The first plan that fits, from fast to frugal.
 
     device: cpu, cuda or mps; width: bytes of a weight; longest: tokens of the longest conversation; row_mean: their
-    mean; fullest: tokens of the largest step, more than which no row holds; available, resident: bytes free, and bytes this process holds already; shards: processes that
-    divide weights and optimiser among them; repeated: tokens whose hidden states below the adapter recur. Raises MachineError if none fits.
+    mean; fullest: tokens of the largest step, more than which no row holds; available, resident: bytes free, and bytes
+    this process holds already; shards: processes that divide weights and optimiser among them; repeated: tokens whose
+    hidden states below the adapter recur. Raises MachineError if none fits.
     """
     if config.method == "qlora" and shards > 1:
         raise MachineError("QLoRA's weights cannot be divided", where="training.distributed: fsdp", fix="take ddp")

@@ -28,6 +28,7 @@ from pipeline.training.frozen import FrozenLayers
 
 OPTIMIZER, SCHEDULER, _STATE = "optimizer.pt", "scheduler.pt", "trainer_state.json"
 _REMEMBERED = 100  # steps; among so many are easy ones (calls alone) and hard ones (an author's prose)
+_TRIM_EVERY = 5  # steps; more often costs time, which once in five does not (docs/performance.md)
 _SMALLEST_ROW = 32  # tokens; below it, halving the row no longer saves memory
 
 
@@ -178,6 +179,8 @@ class ForgeTrainer(SFTTrainer):  # type: ignore[misc]
             entry["held_out_loss"] = self._measure()
         self.session.journal.append(entry)
         self._report(entry)
+        if number % _TRIM_EVERY == 0 and self.args.device.type == "cpu":
+            memory.trim()
         last = number == len(self.session.steps) or bool(self.session.standing.stopped)
         if last or "held_out_loss" in entry or number % self.session.save_every == 0:
             self.save_checkpoint()

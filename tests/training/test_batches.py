@@ -52,8 +52,9 @@ def test_predictors_look_at_the_token_before_their_label():
     assert batch.input_ids.tolist() == [[10, 11, 12, 13, 20, 21, 22, *[10] * 9]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 0, 1, 2, *range(9)]]
     assert batch.layouts == ((4,), (3,), (9,))
-    assert batch.predictors.tolist() == [1, 4, 5] and batch.labels.tolist() == [12, 21, 22]
-    assert batch.shares.tolist() == [1.0, 1.0, 3.0]
+    assert batch.predictors.tolist() == [1, 4, 5, *[0] * 13]
+    assert batch.labels.tolist() == [12, 21, 22, *[10] * 13]
+    assert batch.shares.tolist() == [1.0, 1.0, 3.0, *[0.0] * 13]
 
 
 def test_what_a_family_has_in_common_stands_and_is_trained_once():
@@ -68,8 +69,9 @@ def test_what_a_family_has_in_common_stands_and_is_trained_once():
     assert batch.input_ids.tolist() == [[7, 8, 1, 2, 3, 10, 11, 20, *[7] * 8]]
     assert batch.position_ids.tolist() == [[0, 1, 0, 1, 2, 3, 4, 3, *range(8)]]
     assert batch.layouts == ((2,), (3, 2, 1), (8,))
-    assert batch.predictors.tolist() == [0, 3, 4, 5, 4] and batch.labels.tolist() == [8, 3, 10, 11, 20]
-    assert batch.shares.tolist() == [1.0, 1.0, 2.0, 1.0, 5.0]
+    assert batch.predictors.tolist() == [0, 3, 4, 5, 4, *[0] * 11]
+    assert batch.labels.tolist() == [8, 3, 10, 11, 20, *[7] * 11]
+    assert batch.shares.tolist() == [1.0, 1.0, 2.0, 1.0, 5.0, *[0.0] * 11]
 
 
 def test_the_order_depends_on_seed_and_epoch_alone():

@@ -151,7 +151,7 @@ def base_of(tmp_path_factory, tokenizer):
 def config() -> TrainingConfig:
     return TrainingConfig(
         lora=LoraConfig(rank=4, alpha=8),
-        learning_rate=0.02,
+        learning_rate=0.01,
         batch_tokens=256,
         epochs=3.0,
         warmup_steps=1,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,9 +41,22 @@ class Head:
 
 def read_head(path: Path) -> Head:
     """Fields (arrays as lists) and tensors. Raises PipelineError when the file is not a whole GGUF of version 3."""
+    with _opened(path) as cursor:
+        return cursor.head()
+
+
+def architecture(path: Path) -> str:
+    """general.architecture, without reading past it: it comes first, and vocabularies are long. Raises PipelineError
+    when the file is no GGUF."""
+    with _opened(path) as cursor:
+        return str(next((value for name, _, value in cursor.fields() if name == "general.architecture"), "unknown"))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_Cursor]:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return _Cursor(content).head()
+            yield _Cursor(content)
     except (struct.error, UnicodeDecodeError, KeyError, IndexError, ValueError) as error:
         raise PipelineError(
             f"this is no readable GGUF file: {error}",
@@ -53,20 +68,24 @@ def read_head(path: Path) -> Head:
 class _Cursor:
     def __init__(self, content: mmap.mmap) -> None:
         self._content = content
-        self._at = 0
+        self._at = self._count = 0
 
-    def head(self) -> Head:
+    def fields(self) -> Iterator[tuple[str, int, Any]]:
+        """Each field's name, the byte at which its value begins, and its value."""
         if self._content[:4] != b"GGUF" or self._unpack("I", at=4) != 3:
             raise ValueError(f"it starts with {self._content[:8]!r}, not as version 3 does")
         self._at = 8
-        count, pairs = self._unpack("Q"), self._unpack("Q")
-        fields: dict[str, Any] = {}
-        places: dict[str, int] = {}
+        self._count, pairs = self._unpack("Q"), self._unpack("Q")
         for _ in range(pairs):
             name, kind = self._string(), self._unpack("I")
-            places[name] = self._at
-            fields[name] = self._value(kind)
-        found = [self._tensor() for _ in range(count)]
+            yield name, self._at, self._value(kind)
+
+    def head(self) -> Head:
+        fields: dict[str, Any] = {}
+        places: dict[str, int] = {}
+        for name, place, value in self.fields():
+            fields[name], places[name] = value, place
+        found = [self._tensor() for _ in range(self._count)]
         alignment = fields.get("general.alignment", 32)
         start = -(-self._at // alignment) * alignment
         return Head(fields, places, [Tensor(name, shape, kind, start + offset) for name, shape, kind, offset in found])

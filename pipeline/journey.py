@@ -7,13 +7,12 @@ manifest, and whose outputs still have their digests, is skipped; so is one that
 from __future__ import annotations
 
 import fcntl
-import json
 import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,15 +160,10 @@ def versions() -> dict[str, str]:
 
 def split_digest(dataset: Dataset, splits: tuple[str, ...]) -> str:
     """Digest of one part of the dataset, so that editing a held-out scenario does not retrain."""
-    lines = _lines_by_split(dataset.conversations, dataset.digest)
-    return files.sha256_json([line for split, line in lines if split in splits])
+    from pipeline.data.build import part_key
 
-
-@lru_cache(maxsize=1)
-def _lines_by_split(path: Path, _digest: str) -> list[tuple[str, str]]:
-    """Read once for the five parts that are asked for; the digest tells files of one path apart."""
-    with path.open(encoding="utf-8") as lines:
-        return [(json.loads(line)["split"], line) for line in lines]
+    report = files.read_json(dataset.report)
+    return files.sha256_json([report[part_key(split)] for split in splits])
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline import files
+from pipeline import files, gguf_file
 from pipeline.artifacts import BaseModel, Dataset, Run
 from pipeline.config import Config
 from pipeline.integration import store
@@ -86,9 +86,9 @@ def report(run: Run, config: Config, base: BaseModel, result: Mapping[str, Any])
 
 def how_to(model: Path, projector: Path | None, made: Path) -> str:
     """What a person does to have the app use the model at `model`; `made` is the file that is or will be there."""
-    from pipeline.integration import cactus, runtimes
+    from pipeline.integration import cactus
 
-    return cactus.instructions(cactus.config(model, projector), runtimes.gguf_architecture(made))
+    return cactus.instructions(cactus.config(model, projector), gguf_file.architecture(made))
 
 
 def require_gate(run: Run, config: Config, result: Mapping[str, Any]) -> None:
@@ -103,7 +103,7 @@ def require_runtime(runtime: str | None, gguf: Path) -> None:
     from pipeline.integration import runtimes
 
     if runtime:
-        runtimes.require(runtime, runtimes.gguf_architecture(gguf), gguf.stat().st_size)
+        runtimes.require(runtime, gguf_file.architecture(gguf), gguf.stat().st_size)
 
 
 def ship(

@@ -59,7 +59,8 @@ def build(config: DataConfig, seed: int, out: Path, stage: Stage | None = None) 
     digest = files.sha256_file(dataset)
     files.write_json(out / "split.json", {one.id: one.split for one in conversations})
     report = out / "report.json"
-    files.write_json(report, count(conversations, corpus.vocabulary) | {"digest": digest, "seed": seed})
+    identity = {"digest": digest, "seed": seed} | {part_key(split): _digest(conversations, split) for split in _SPLITS}
+    files.write_json(report, count(conversations, corpus.vocabulary) | identity)
     if stage:
         stage.update(1, 1, "corpus")
         for warning in corpus.warnings[:5]:
@@ -67,6 +68,15 @@ def build(config: DataConfig, seed: int, out: Path, stage: Stage | None = None) 
         shares = Counter(one.split for one in conversations)
         stage.summary = ", ".join(f"{shares[split]} {split}" for split in _SPLITS) + " conversations"
     return Dataset(dataset, report, digest)
+
+
+def part_key(split: str) -> str:
+    """Where report.json has the digest of a split's conversations."""
+    return f"digest of {split}"
+
+
+def _digest(conversations: list[Conversation], split: Split) -> str:
+    return files.sha256_bytes(to_jsonl(one for one in conversations if one.split == split).encode())
 
 
 def inputs_digest(config: DataConfig) -> str:

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.errors import ExportError, UsageError
 from pipeline.files import human_size
-from pipeline.gguf_file import read_head
 
 TABLE = Path(__file__).with_name("runtimes.yaml")
 
@@ -72,8 +71,3 @@ def require(name: str, architecture: str, size: int = 0) -> Runtime:
 def loading(architecture: str, size: int = 0) -> list[str]:
     """Names of the runtimes that load such a file."""
     return [runtime.name for runtime in runtimes() if runtime.why_not(architecture, size) is None]
-
-
-def gguf_architecture(model: Path) -> str:
-    """general.architecture of a GGUF. Raises PipelineError when the file is none."""
-    return str(read_head(model).fields.get("general.architecture", "unknown"))

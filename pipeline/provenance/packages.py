@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from email.message import Message
 from functools import cache
@@ -57,13 +58,13 @@ class Package:
 def installed(locks: Path = LOCKS) -> tuple[Package, ...]:
     """Every installed package that a training lock names, by name."""
     allowed = locked(locks)
-    names = {name for name, _ in allowed}
-    found = {canonical(one.metadata["Name"]): one for one in metadata.distributions()}
-    return tuple(
-        Package(name, one.version, licence_in(cast(Message, one.metadata)), allowed.get((name, one.version), ()))
-        for name, one in sorted(found.items())
-        if name in names
-    )
+    found = []
+    for name in sorted({name for name, _ in allowed}):
+        with suppress(metadata.PackageNotFoundError):  # a lock's package for another machine
+            about = cast(Message, metadata.metadata(name))
+            version = str(about["Version"])
+            found.append(Package(name, version, licence_in(about), allowed.get((name, version), ())))
+    return tuple(found)
 
 
 def locked(locks: Path = LOCKS) -> dict[tuple[str, str], tuple[str, ...]]:

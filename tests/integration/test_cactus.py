@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import gguf_file
 from pipeline.bases.catalog import entries
 from pipeline.data.tools import load_vocabulary
 from pipeline.errors import ExportError, PipelineError, UsageError
@@ -64,10 +65,10 @@ def test_an_unknown_runtime_is_bad_usage():
 
 
 def test_the_architecture_is_read_from_the_file_itself(tmp_path):
-    assert runtimes.gguf_architecture(tiny_gguf.write(tmp_path / "tiny.gguf")) == "llama"
+    assert gguf_file.architecture(tiny_gguf.write(tmp_path / "tiny.gguf")) == "llama"
     (tmp_path / "none.gguf").write_bytes(b"not a model")
     with pytest.raises(PipelineError, match="no readable GGUF"):
-        runtimes.gguf_architecture(tmp_path / "none.gguf")
+        gguf_file.architecture(tmp_path / "none.gguf")
 
 
 def test_every_runtime_that_the_catalogue_names_is_in_the_table():

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.config import DataConfig
 from pipeline.data.augment import augment, rename, roll_again, vary_sheets
-from pipeline.data.build import build, inputs_digest
+from pipeline.data.build import build, inputs_digest, part_key
 from pipeline.data.check import Corpus, check_source, load_corpus
 from pipeline.data.compose import choose, choose_families, compose, compose_family, exercises, fit_hit_points
 from pipeline.data.dataset import Conversation, read_conversations
@@ -62,6 +62,25 @@ def test_adding_a_file_moves_no_other_between_splits(tmp_path: Path) -> None:
     after = {one.id: one.split for one in built(folder, tmp_path / "b") if one.kind == "scenario"}
     assert len(after) == len(before) + 4
     assert {name: after[name] for name in before} == before
+
+
+def test_a_held_out_scenario_leaves_the_training_parts_digest_as_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+
+    def parts(count: int) -> tuple[dict[str, str], Counter[str]]:
+        splits = Counter(one.split for one in built(write_corpus(folder, count), tmp_path / "out"))
+        report = json.loads((tmp_path / "out" / "report.json").read_text())
+        return {split: report[part_key(split)] for split in ("train", "dev", "test")}, splits
+
+    held_out = 0
+    before, split_before = parts(20)
+    for count in range(21, 40):
+        after, split_after = parts(count)
+        (joined,) = split_after - split_before
+        held_out += joined != "train"
+        assert {split for split in after if after[split] != before[split]} == {joined}
+        before, split_before = after, split_after
+    assert held_out
 
 
 def test_the_parts_have_about_the_right_sizes() -> None:

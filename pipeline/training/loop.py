@@ -119,6 +119,7 @@ def _memory_plan(
         fullest=max(step.tokens for step in work.steps),
         available=available,
         resident=resident,
+        steps=len(work.steps),
         shards=distributed.size() if _is_sharded(config) else 1,
         repeated=_repeated(base, config, work),
     )

@@ -21,10 +21,13 @@ from pipeline.config import TrainingConfig
 from pipeline.errors import BaseModelError, MachineError
 from pipeline.language_model import TOWERS
 
-_CPU_ROWS = (2048, 1024, 512)  # beyond 2048 tokens a CPU gains nothing: the products are long enough
+_CPU_ROWS = (512, 256)  # longer rows gain a CPU nothing: products of 400 rows reach nine tenths of its matrix rate
 _GPU_ROWS = (16384, 8192, 4096, 2048, 1024, 512)
-_BLOCK, _CHUNK = 192, 512  # attention.BLOCK and kernels.CHUNK; torch is not imported here, a test holds them equal
+_BLOCK, _CHUNK = 192, 128  # attention.BLOCK and kernels.CHUNK; torch is not imported here, a test holds them equal
 _SLACK = 1.1  # fragmentation of the allocator
+_CODE = 800_000  # bytes that a run grows by for every shape of a product whose code oneDNN keeps: measured, with the
+# holes that are left around it; a step brings up to so many shapes:
+_SHAPES_A_STEP = 35
 _RATES = ((5e8, 2e-3), (2e9, 5e-4), (float("inf"), 2e-4))  # parameters below, peak learning rate of LoRA
 _ROOM = 0.9  # share of the free memory that may be planned for
 
@@ -69,6 +72,7 @@ def make(
     fullest: int,
     available: int,
     resident: int,
+    steps: int,
     shards: int = 1,
     repeated: int = 0,
 ) -> Plan:
@@ -76,18 +80,20 @@ def make(
 
     device: cpu, cuda or mps; width: bytes of a weight; longest: tokens of the longest conversation; row_mean: their
     mean; fullest: tokens of the largest step, more than which no row holds; available, resident: bytes free, and bytes
-    this process holds already; shards: processes that divide weights and optimiser among them; repeated: tokens whose
-    hidden states below the adapter recur. Raises MachineError if none fits.
+    this process holds already; steps: how many there are; shards: processes that divide weights and optimiser among
+    them; repeated: tokens whose hidden states below the adapter recur. Raises MachineError if none fits.
     """
     if config.method == "qlora" and shards > 1:
         raise MachineError("QLoRA's weights cannot be divided", where="training.distributed: fsdp", fix="take ddp")
     shape = shape_of(base.path)
     if config.method != "full":  # below the tuned layers nothing is kept for a backward
         shape = replace(shape, layers=math.ceil(shape.layers * config.lora.depth))
+    code = _CODE * min(_SHAPES_A_STEP * steps, int(os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"]))
+    held = resident + code * (device == "cpu")
     tried: list[str] = []
     for method, recompute, row in _options(config, device, longest, shards):
         size = 4 if method == "full" else width
-        peak = resident + predict(shape, method, config.lora.rank, size, min(row, fullest), row_mean, recompute, shards)
+        peak = held + predict(shape, method, config.lora.rank, size, min(row, fullest), row_mean, recompute, shards)
         if peak <= (available + resident) * _ROOM:
             kept = repeated * shape.hidden * size if method == "lora" and device == "cpu" else 0
             keeps = kept > 0 and peak + kept <= (available + resident) * _ROOM

@@ -135,8 +135,8 @@ def _numbers(result: Mapping[str, Any]) -> str:
         cells.append((human_size(memory), phone["statement"]))
         cells.append(
             (
-                f"{phone['generated_tokens_per_second']:.0f} tokens/s",
-                f"written on this machine; {phone['seconds_to_first_token']:.1f} s until the first",
+                f"{phone['generated_tokens_per_second']:.0f}",
+                f"tokens a second written on this machine; {phone['seconds_to_first_token']:.1f} s until the first",
             )
         )
     return (

@@ -19,7 +19,13 @@ def _cannot(why):
 
 
 @pytest.fixture(scope="session")
-def engine():
+def buildx():
+    if subprocess.run(["docker", "buildx", "version"], capture_output=True, check=False).returncode != 0:
+        _cannot("docker buildx is not installed")
+
+
+@pytest.fixture(scope="session")
+def engine(buildx):
     import docker
 
     try:
@@ -68,9 +74,3 @@ def hermetic(image, tmp_path_factory):
 def dev(image):
     machine.bake("dev-cpu", "--load", "--provenance=false", "--sbom=false")
     return "dm-forge:dev-cpu"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def buildx():
-    if subprocess.run(["docker", "buildx", "version"], capture_output=True, check=False).returncode != 0:
-        _cannot("docker buildx is not installed")

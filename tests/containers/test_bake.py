@@ -14,7 +14,7 @@ STAGES = re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
-def bake():
+def bake(buildx):
     command = [
         "docker",
         "buildx",
@@ -39,7 +39,7 @@ def test_every_target_builds_a_stage_that_there_is(bake):
         assert target["target"] in stages, name
 
 
-def test_every_target_and_group_says_what_it_is_for():
+def test_every_target_and_group_says_what_it_is_for(buildx):
     command = ["docker", "buildx", "bake", "--list=type=targets,format=json"]
     listed = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
     silent = {entry["name"] for entry in listed if not entry.get("description") and not entry.get("group")}

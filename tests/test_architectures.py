@@ -18,7 +18,8 @@ from tests.training.conftest import conversation, write_dataset
 pytestmark = pytest.mark.dear
 
 # The mean KL of an f32 file, and of its Q8_0, after training: random weights that were trained are less calm.
-BOUNDS = ParityConfig(f16_mean_kl=1e-5, f16_top1=0.98, quant_mean_kl=0.05, quant_top1=0.8)
+# A model that learnt so little holds many tokens about equally likely: the divergence tells, which of them is first hardly.
+BOUNDS = ParityConfig(f16_mean_kl=1e-5, f16_top1=0.98, quant_mean_kl=0.05, quant_top1=0.6)
 CASES = [
     ("llama", "lora"),
     ("qwen3", "lora"),

@@ -125,6 +125,11 @@ def test_q8_0_does_without_a_matrix(tmp_path, blocks, corpus):
 def test_a_fully_fine_tuned_model_takes_the_same_road(tmp_path, blocks, corpus):
     place = place_for(tmp_path, blocks, corpus)
     place.settings["training"] |= {"method": "full", "learning_rate": 1e-3}
+    bounds = {
+        "f16_mean_kl": 1e-4,
+        "f16_top1": 0.95,
+    }  # among some 80 positions of a tiny model are two that are nearly even
+    place.settings["export"]["parity"] = place.settings["export"].get("parity", {}) | bounds
     code, _, err = place.run()
     assert code == 0, err
     layers = 2 * (4 + 3 + 2) + 1  # attention, MLP and norms of each layer, and the last norm

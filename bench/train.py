@@ -138,9 +138,14 @@ def _separate(work: Any) -> list[tuple[tuple[int, ...], set[int]]]:
 
 def _ours(base: Any, config: Any, options: argparse.Namespace, folder: Path) -> tuple[float, Any]:
     from pipeline.artifacts import Dataset
+    from pipeline.config import Config
+    from pipeline.environment import llama_cpp
     from pipeline.progress import Reporter
     from pipeline.training import loop
 
+    built = llama_cpp.find(ROOT / Config().cache_dir)
+    if built is None:
+        raise SystemExit("the compiled kernels are not built here; `pnpm run train:dev` builds them")
     kept: list[Any] = []
     seconds: list[float] = []
     inner = loop._run
@@ -155,7 +160,7 @@ def _ours(base: Any, config: Any, options: argparse.Namespace, folder: Path) -> 
     loop._evaluations = lambda *_: frozenset()  # the other arms measure nothing while they train either
     data = Dataset(options.dataset, options.dataset, "")
     with Reporter("plain", quiet=True).stage("bench") as stage:
-        loop.train(data, base, config, seed=1, threads=options.threads, out=folder, stage=stage)
+        loop.train(data, base, config, seed=1, threads=options.threads, out=folder, stage=stage, kernels=built.kernels)
     return seconds[0], kept[0]
 
 

@@ -22,6 +22,12 @@ class LlamaCpp:
         return self.binaries / name
 
     @property
+    def kernels(self) -> Path | None:
+        """The library that training on a CPU computes with, where there is one for this kind of machine."""
+        path = self.binaries / "dm-train"
+        return path if path.is_file() else None
+
+    @property
     def converter(self) -> Path:
         return self.source / "convert_hf_to_gguf.py"
 

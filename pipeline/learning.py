@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from pipeline import lineage
-from pipeline.artifacts import Adapter, BaseModel, Dataset
+from pipeline.artifacts import Adapter, BaseModel, Dataset, LlamaCpp
 from pipeline.files import sha256_json
 from pipeline.journey import Journey, code_digest, split_digest, staged, timed, versions
 from pipeline.progress import Stage
@@ -27,23 +28,20 @@ def await_helpers(journey: Journey) -> None:
         journey.store = launch.host_store(journey.cluster)
 
 
-def train_adapter(journey: Journey, dataset: Dataset, base: BaseModel) -> None:
+def train_adapter(journey: Journey, dataset: Dataset, base: BaseModel, llama: LlamaCpp) -> None:
     config, cluster, parent = journey.config.training, journey.cluster, journey.parent
     learnt = split_digest(dataset, ("train", "dev"))
-    code = code_digest("training", "language_model.py", "data/chat.py", "data/dataset.py")
-    settings = config.model_dump(mode="json")
-    key = sha256_json(
-        [
-            *(settings, journey.config.seed, journey.threads, learnt, base.digest, code, versions()),
-            *(["processes", cluster.size] if cluster.size > 1 else []),
-            *(["parent", parent.adapter_sha256] if parent else []),
-        ]
-    )
+    code = code_digest("training", "environment/native", "language_model.py", "data/chat.py", "data/dataset.py")
+    inputs = [config.model_dump(mode="json"), journey.config.seed, journey.threads, learnt, base.digest]
+    inputs += [code, versions(), bool(llama.kernels)]
+    inputs += ["processes", cluster.size] if cluster.size > 1 else []
+    inputs += ["parent", parent.adapter_sha256] if parent else []
+    key = sha256_json(inputs)
     trained = []
 
     def work(stage: Stage) -> dict[str, Any]:
         trained.append(True)
-        made = _fit(journey, dataset, base, stage)
+        made = _fit(journey, dataset, base, llama.kernels, stage)
         stage.summary = f"{made.steps} steps, {made.tokens:,} tokens, held-out loss {made.held_out_loss:.3f}"
         facts = {"adapter_sha256": made.sha256, "steps": made.steps, "tokens": made.tokens}
         facts |= {"final_loss": made.final_loss, "held_out_loss": made.held_out_loss}
@@ -61,24 +59,33 @@ def train_adapter(journey: Journey, dataset: Dataset, base: BaseModel) -> None:
         launch.dismiss(cluster, journey.store)
 
 
-def _fit(journey: Journey, dataset: Dataset, base: BaseModel, stage: Stage) -> Adapter:
+def _fit(journey: Journey, dataset: Dataset, base: BaseModel, kernels: Path | None, stage: Stage) -> Adapter:
     config, cluster, out = journey.config, journey.cluster, journey.run.training
     start = journey.parent.adapter(config) if journey.parent else None
     if cluster.size > 1:
         from pipeline.training import launch
         from pipeline.training.rank import Task
 
-        task = Task(base, config.training, config.seed, _threads(journey), dataset, out, start)
+        task = Task(base, config.training, config.seed, _threads(journey), dataset, out, start, kernels)
         return launch.train(cluster, task, stage, journey.store)
     from pipeline.training.loop import train
 
     return train(
-        dataset, base, config.training, seed=config.seed, threads=journey.threads, out=out, stage=stage, start=start
+        dataset,
+        base,
+        config.training,
+        seed=config.seed,
+        threads=journey.threads,
+        out=out,
+        stage=stage,
+        start=start,
+        kernels=kernels,
     )
 
 
 def follow(journey: Journey, fetch: Callable[[Journey], BaseModel]) -> None:
     """A machine (or a rank of torchrun's) that only helps: wait for the first one, then train until it is done."""
+    from pipeline.environment import llama_cpp
     from pipeline.training import launch
     from pipeline.training.rank import Task
 
@@ -89,10 +96,16 @@ def follow(journey: Journey, fetch: Callable[[Journey], BaseModel]) -> None:
             stage.summary = "there is nothing to train"
             return
     base = fetch(journey)
+    llama = llama_cpp.find(journey.config.cache_dir)
+    task = Task(
+        base,
+        journey.config.training,
+        journey.config.seed,
+        _threads(journey),
+        kernels=llama.kernels if llama else None,
+    )
     with timed(journey, "training", f"{base.name}, as a helper") as stage:
-        launch.follow(
-            cluster, Task(base, journey.config.training, journey.config.seed, _threads(journey)), stage, store
-        )
+        launch.follow(cluster, task, stage, store)
         stage.summary = f"done; everything else happens at {cluster.host}"
 
 

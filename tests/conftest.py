@@ -6,10 +6,16 @@ import os
 import shutil
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# What is drawn is the same each time, and no example is held to a clock: DM_FORGE_FUZZ=1 draws anew, for finding more.
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=200)
+hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=5000)
+hypothesis.settings.load_profile("fuzz" if os.environ.get("DM_FORGE_FUZZ") else "fixed")
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "artifacts" / "cache"

@@ -103,13 +103,17 @@ def _name(family: Family) -> str:
 @contextmanager
 def _passing(modules: Sequence[torch.nn.Module]) -> Iterator[None]:
     """These modules hand on what they get."""
+    own = [vars(module).get("forward") for module in modules]
     for module in modules:
         module.forward = _hand_on  # on the instance, where it hides the class's own
     try:
         yield
     finally:
-        for module in modules:
-            del module.forward
+        for module, forward in zip(modules, own, strict=True):
+            if forward is None:
+                del module.forward
+            else:
+                module.forward = forward
 
 
 def _hand_on(hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from pipeline.training import native
+
 CHUNK = 128  # supervised positions whose logits exist at once: 128 x 49,152 in fp32 is 25 MB
 
 
@@ -57,13 +59,14 @@ def install_lora(model: torch.nn.Module) -> int:
 
     installed = 0
     for module in model.modules():
-        if isinstance(module, Linear) and _is_plain(module):
+        if isinstance(module, Linear) and is_plain(module):
             module.forward = _forward(module)
             installed += 1
     return installed
 
 
-def _is_plain(module: Any) -> bool:
+def is_plain(module: Any) -> bool:
+    """Whether a LoRA layer is nothing but its frozen layer and the two thin products."""
     (name,) = module.active_adapters
     return (
         type(module.base_layer) is torch.nn.Linear
@@ -102,24 +105,13 @@ class FrozenHeadLoss(torch.autograd.Function):  # type: ignore[misc]
         softcap: float | None,
     ) -> torch.Tensor:
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        wanted = ctx.needs_input_grad[0]
-        gradient = torch.empty_like(hidden) if wanted else None
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for start in range(0, len(hidden), CHUNK):
-            part, goal = hidden[start : start + CHUNK], labels[start : start + CHUNK, None]
-            share = shares[start : start + CHUNK, None]
-            logits = (part @ weight.t()).float()
-            if softcap is not None:
-                logits = logits.div_(softcap).tanh_().mul_(softcap)
-            norm = logits.logsumexp(-1, keepdim=True)
-            total += ((norm - logits.gather(1, goal)) * share).sum()
+            part, goals, counts = (values[start : start + CHUNK] for values in (hidden, labels, shares))
+            loss, slope = _losses(part @ weight.t(), goals, counts, softcap)
+            total += loss
             if gradient is not None:
-                slope = 1 - (logits / softcap).square_() if softcap is not None else None
-                probabilities = logits.sub_(norm).exp_()
-                probabilities.scatter_add_(1, goal, probabilities.new_full(goal.shape, -1.0))
-                if slope is not None:
-                    probabilities.mul_(slope)
-                probabilities.mul_(share)
-                gradient[start : start + CHUNK] = probabilities.to(weight.dtype) @ weight
+                gradient[start : start + CHUNK] = slope @ weight
         ctx.save_for_backward(gradient)
         return total
 
@@ -127,6 +119,27 @@ class FrozenHeadLoss(torch.autograd.Function):  # type: ignore[misc]
     def backward(ctx: Any, outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         return gradient * outer.to(gradient.dtype), None, None, None, None
+
+
+def _losses(
+    logits: torch.Tensor, labels: torch.Tensor, shares: torch.Tensor, softcap: float | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Their summed loss [] and its gradient in the logits' dtype, computed in fp32; the logits are used up."""
+    compiled = native.loaded()
+    if compiled and softcap is None and logits.dtype == torch.bfloat16 and not logits.shape[1] % native.MULTIPLE:
+        return compiled.loss(logits, labels, shares).sum(), logits
+    goals, counts, dtype = labels[:, None], shares[:, None], logits.dtype
+    logits = logits.float()
+    if softcap is not None:
+        logits = logits.div_(softcap).tanh_().mul_(softcap)
+    norm = logits.logsumexp(-1, keepdim=True)
+    total = ((norm - logits.gather(1, goals)) * counts).sum()
+    slope = 1 - (logits / softcap).square_() if softcap is not None else None
+    probabilities = logits.sub_(norm).exp_()
+    probabilities.scatter_add_(1, goals, probabilities.new_full(goals.shape, -1.0))
+    if slope is not None:
+        probabilities.mul_(slope)
+    return total, probabilities.mul_(counts).to(dtype)
 
 
 def head_loss(

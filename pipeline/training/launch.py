@@ -22,9 +22,9 @@ from pipeline import errors
 from pipeline.artifacts import Adapter
 from pipeline.errors import MachineError, PipelineError, TrainingError
 from pipeline.progress import Stage
+from pipeline.training import interrupt
 from pipeline.training.cluster import Cluster
 from pipeline.training.distributed import place_of
-from pipeline.training.loop import deferred_interrupt
 from pipeline.training.rank import Task, child, work
 
 _LIMIT = 6 * 3600.0  # seconds a helping machine waits: the first one may have to build and fetch before it trains
@@ -158,7 +158,9 @@ class Crew:
         self._members: list[Member] = []
         for local_rank in range(cluster.processes):
             place = place_of(cluster, machine, local_rank, store.port)
-            own = task if place.rank == 0 else Task(task.base, task.config, task.seed, task.threads)
+            own = (
+                task if place.rank == 0 else Task(task.base, task.config, task.seed, task.threads, kernels=task.kernels)
+            )
             ours, theirs = context.Pipe(False)
             process = context.Process(
                 target=child, args=(place, own, theirs, self._stop, os.getpid()), name=f"rank {place.rank}", daemon=True
@@ -170,7 +172,7 @@ class Crew:
     def watch(self, stage: Stage) -> Adapter | None:
         """Until all have ended. Raises KeyboardInterrupt, or the error of the rank that failed first."""
         try:
-            with deferred_interrupt() as asked:
+            with interrupt.deferred() as asked:
                 self._listen(stage, asked)
                 failed = any(member.failed for member in self._members)
                 if asked() or any("interrupted" in member.words for member in self._members):

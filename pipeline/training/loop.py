@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
-from collections.abc import Callable, Iterator
+import gc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from pipeline import files
 from pipeline.artifacts import Adapter, BaseModel, Dataset
 from pipeline.config import TrainingConfig
 from pipeline.progress import Stage
-from pipeline.training import adapter, checkpoint, distributed, frozen, plan, shards
+from pipeline.training import adapter, checkpoint, distributed, frozen, fused, interrupt, native, plan, shards
 from pipeline.training.adapter import Precision
 from pipeline.training.checkpoint import Journal, Standing
 from pipeline.training.plan import Plan
@@ -33,14 +32,15 @@ def train(
     out: Path,
     stage: Stage,
     start: Path | None = None,
+    kernels: Path | None = None,
 ) -> Adapter:
     """Train, or go on where a killed run stopped. `out` gets metrics.jsonl, checkpoints/ and adapter/.
 
-    `start` is the adapter folder of an earlier run that this one goes on from. The same inputs give the same adapter
-    bytes on a CPU, whether interrupted or not. Raises DataError, BaseModelError, MachineError or TrainingError;
-    KeyboardInterrupt passes through after a checkpoint.
+    `start` is the adapter folder of an earlier run that this one goes on from, `kernels` the compiled library for bf16 on
+    a CPU. The same inputs give the same adapter bytes on a CPU, whether interrupted or not. Raises DataError,
+    BaseModelError, MachineError or TrainingError; KeyboardInterrupt passes through after a checkpoint.
     """
-    trainer = fit(dataset, base, config, seed=seed, threads=threads, out=out, stage=stage, start=start)
+    trainer = fit(dataset, base, config, seed=seed, threads=threads, out=out, stage=stage, start=start, kernels=kernels)
     return finish(trainer, out)
 
 
@@ -54,6 +54,7 @@ def fit(
     out: Path,
     stage: Stage,
     start: Path | None = None,
+    kernels: Path | None = None,
     interrupted: Callable[[], bool] | None = None,
 ) -> ForgeTrainer:
     """Take every step. Where several processes train, each calls this with a folder of its own, and `interrupted`
@@ -68,6 +69,7 @@ def fit(
     work = plan_work(tokenizer, dataset, base, config, seed, start)
     device = adapter.pick_device()
     precision = adapter.pick_precision(device)
+    native.load(kernels if (device.type, precision.dtype) == ("cpu", torch.bfloat16) else None)
     stage.note(f"{len(work.steps)} steps, {work.tokens:,} tokens on {device.type}; {precision.reason}")
     if config.deterministic:
         stage.note(adapter.be_deterministic(device))
@@ -76,7 +78,7 @@ def fit(
     stage.note(f"{layout.reason}; peak learning rate {rate:g}")
     model = build(base, config, layout, precision, seed, start)
     trainer, resume = _trainer(model, tokenizer, work, config, layout, rate, seed=seed, out=out, stage=stage)
-    with deferred_interrupt() if interrupted is None else contextlib.nullcontext(interrupted) as asked:
+    with interrupt.deferred() if interrupted is None else contextlib.nullcontext(interrupted) as asked:
         trainer.session.interrupted = asked
         _run(trainer, resume)
     return trainer
@@ -94,7 +96,10 @@ def build(
         model = adapter.attach_lora(model, config.lora, seed, base.name)
     if start:
         adapter.restore(model, start)
-    return shards.shard(model) if _is_sharded(config) else model
+    if _is_sharded(config):
+        return shards.shard(model)
+    fused.install(model)
+    return model
 
 
 def _is_sharded(config: TrainingConfig) -> bool:
@@ -115,13 +120,13 @@ def _memory_plan(
         device=device.type,
         width=precision.dtype.itemsize,
         longest=max(lengths + [family.tokens for family in work.held_out]),
-        row_mean=sum(length * length for length in lengths) // sum(lengths),
         fullest=max(step.tokens for step in work.steps),
         available=available,
         resident=resident,
         steps=len(work.steps),
         shards=distributed.size() if _is_sharded(config) else 1,
         repeated=_repeated(base, config, work),
+        compiled=native.loaded() is not None,
     )
     return plan.remember(out / "plan.json", work.key, distributed.agree(made))
 
@@ -208,6 +213,8 @@ def _arguments(config: TrainingConfig, layout: Plan, rate: float, steps: int, se
         weight_decay=config.weight_decay,
         max_grad_norm=config.gradient_clip,
         optim="adamw_torch_fused",
+        adam_beta1=config.adam_betas[0],
+        adam_beta2=config.adam_betas[1],
         seed=seed,
         use_cpu=adapter.pick_device().type == "cpu",
         bf16=False,
@@ -227,6 +234,8 @@ def _arguments(config: TrainingConfig, layout: Plan, rate: float, steps: int, se
 def _run(trainer: ForgeTrainer, resume: Path | None) -> None:
     if trainer.session.standing.stopped:
         return
+    gc.collect()
+    gc.freeze()  # the tokens of a whole corpus stay: nobody need walk through them in every collection
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except KeyboardInterrupt:
@@ -235,29 +244,8 @@ def _run(trainer: ForgeTrainer, resume: Path | None) -> None:
             trainer.save_checkpoint()
             trainer.session.stage.note(f"interrupted; the state after step {step} is kept")
         raise
-
-
-@contextlib.contextmanager
-def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C is noticed between two rows, where weights and optimiser agree; a second one is obeyed at once, and one that
-    came after the last row when all is done."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def note(*_: object) -> None:
-        asked.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield asked.is_set
     finally:
-        signal.signal(signal.SIGINT, before)
-    if asked.is_set():
-        raise KeyboardInterrupt
+        gc.unfreeze()
 
 
 def finish(trainer: ForgeTrainer, out: Path) -> Adapter:

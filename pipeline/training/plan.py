@@ -23,11 +23,11 @@ from pipeline.language_model import TOWERS
 
 _CPU_ROWS = (512, 256)  # longer rows gain a CPU nothing: products of 400 rows reach nine tenths of its matrix rate
 _GPU_ROWS = (16384, 8192, 4096, 2048, 1024, 512)
-_BLOCK, _CHUNK = 192, 128  # attention.BLOCK and kernels.CHUNK; torch is not imported here, a test holds them equal
+_CHUNK = 128  # kernels.CHUNK; torch is not imported here, a test holds them equal
 _SLACK = 1.1  # fragmentation of the allocator
-_CODE = 800_000  # bytes that a run grows by for every shape of a product whose code oneDNN keeps: measured, with the
-# holes that are left around it; a step brings up to so many shapes:
-_SHAPES_A_STEP = 35
+_CODE = 1_200_000  # bytes that a run grows by for every shape of a product whose code oneDNN keeps: measured over runs
+# of 1,200 to 1,500 steps, with the holes that are left around it; a step brings up to so many shapes:
+_SHAPES_A_STEP = 60
 _RATES = ((5e8, 2e-3), (2e9, 5e-4), (float("inf"), 2e-4))  # parameters below, peak learning rate of LoRA
 _ROOM = 0.9  # share of the free memory that may be planned for
 
@@ -43,7 +43,7 @@ class Shape:
     key_heads: int
     head_width: int
     vocabulary: int
-    norms: int
+    kind: str
     parameters: int
 
 
@@ -68,20 +68,21 @@ def make(
     device: str,
     width: int,
     longest: int,
-    row_mean: int,
     fullest: int,
     available: int,
     resident: int,
     steps: int,
     shards: int = 1,
     repeated: int = 0,
+    compiled: bool = False,
 ) -> Plan:
     """The first plan that fits, from fast to frugal.
 
-    device: cpu, cuda or mps; width: bytes of a weight; longest: tokens of the longest conversation; row_mean: their
-    mean; fullest: tokens of the largest step, more than which no row holds; available, resident: bytes free, and bytes
-    this process holds already; steps: how many there are; shards: processes that divide weights and optimiser among
-    them; repeated: tokens whose hidden states below the adapter recur. Raises MachineError if none fits.
+    device: cpu, cuda or mps; width: bytes of a weight; longest: tokens of the longest conversation; fullest: tokens of
+    the largest step, more than which no row holds; available, resident: bytes free, and bytes this process holds
+    already; steps: how many there are; shards: processes that divide weights and optimiser among them; repeated: tokens
+    whose hidden states below the adapter recur; compiled: whether our kernels compute (see native.py). Raises
+    MachineError if none fits.
     """
     if config.method == "qlora" and shards > 1:
         raise MachineError("QLoRA's weights cannot be divided", where="training.distributed: fsdp", fix="take ddp")
@@ -93,7 +94,7 @@ def make(
     tried: list[str] = []
     for method, recompute, row in _options(config, device, longest, shards):
         size = 4 if method == "full" else width
-        peak = held + predict(shape, method, config.lora.rank, size, min(row, fullest), row_mean, recompute, shards)
+        peak = held + predict(shape, method, config.lora.rank, size, min(row, fullest), recompute, shards, compiled)
         if peak <= (available + resident) * _ROOM:
             kept = repeated * shape.hidden * size if method == "lora" and device == "cpu" else 0
             keeps = kept > 0 and peak + kept <= (available + resident) * _ROOM
@@ -134,18 +135,18 @@ def predict(
     rank: int,
     size: int,
     row_tokens: int,
-    row_mean: int,
     recompute: bool,
     shards: int = 1,
+    compiled: bool = False,
 ) -> int:
     """Bytes that training adds to the process at its peak. `size` is the bytes of a weight."""
     weights = shape.parameters * (0.6 if method == "qlora" else size)
     tuned = shape.parameters if method == "full" else _adapter_parameters(shape, rank)
     optimiser = tuned * (12 if method == "full" else 16)  # gradient and two moments in fp32; an adapter itself as well
-    layer = _kept_per_token(shape, rank, size, row_mean)
+    layer = _kept_per_token(shape, rank, size, compiled and shape.kind == "llama")
     stack = layer + shape.layers * shape.hidden * size if recompute else layer * shape.layers
     passing = (4 * shape.intermediate + 8 * shape.hidden) * size  # gradients under way in one layer
-    logits = _CHUNK * shape.vocabulary * (size + 3 * 4)
+    logits = _CHUNK * shape.vocabulary * (size if compiled else size + 3 * 4)
     return int(((weights + optimiser) / shards + row_tokens * (stack + passing) + logits) * _SLACK)
 
 
@@ -155,12 +156,15 @@ def _adapter_parameters(shape: Shape, rank: int) -> int:
     return rank * shape.layers * (attention + 3 * (shape.hidden + shape.intermediate))
 
 
-def _kept_per_token(shape: Shape, rank: int, size: int, row_mean: int) -> int:
+def _kept_per_token(shape: Shape, rank: int, size: int, fused: bool) -> int:
     """Bytes that one decoder layer keeps of a token until its backward."""
     queries, keys = shape.heads * shape.head_width, shape.key_heads * shape.head_width
-    norms = shape.norms * shape.hidden * 4  # computed in fp32
+    logs = 4 * shape.heads
+    if fused:  # two inputs, what the products give, what attention gives
+        return (2 * shape.hidden + 2 * queries + 2 * keys + 2 * shape.intermediate + 7 * rank) * size + logs
+    norms = (4 if shape.kind.startswith("gemma") else 2) * shape.hidden * 4  # computed in fp32
     inputs = (2 * shape.hidden + queries + 7 * rank) * size  # what the LoRA layers read, and their low-rank products
-    attention = (2 * queries + 2 * keys) * size + shape.heads * (min(row_mean, (row_mean + _BLOCK) // 2) + 1) * size
+    attention = (2 * queries + 2 * keys) * size + logs
     gate = 4 * shape.intermediate * size  # gate, activation, up, and their product
     return norms + inputs + attention + gate
 
@@ -180,7 +184,7 @@ def shape_of(folder: Path) -> Shape:
             key_heads=int(text.get("num_key_value_heads") or heads),
             head_width=int(text.get("head_dim") or text["hidden_size"] // heads),
             vocabulary=int(text["vocab_size"]),
-            norms=4 if str(text.get("model_type", "")).startswith("gemma") else 2,
+            kind=str(text.get("model_type", "")),
             parameters=sum(_parameters(path) for path in folder.glob("*.safetensors")),
         )
     except (OSError, KeyError, TypeError, ValueError) as error:

@@ -33,6 +33,7 @@ class Task:
     dataset: Dataset | None = None
     out: Path | None = None
     start: Path | None = None
+    kernels: Path | None = None
 
 
 class Relay(Stage):
@@ -67,6 +68,7 @@ def work(
             out=out,
             stage=stage,
             start=task.start,
+            kernels=task.kernels,
             interrupted=interrupted,
         )
         return loop.finish(trainer, out) if distributed.rank() == 0 else None

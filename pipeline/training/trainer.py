@@ -92,7 +92,8 @@ class ForgeTrainer(SFTTrainer):  # type: ignore[misc]
     def training_step(self, model: Any, step: Step, num_items_in_batch: Any = None) -> torch.Tensor:
         """The step's loss, the mean over its supervised tokens by their shares, gradients accumulated; [] fp32."""
         self._started = time.monotonic()
-        model.train()
+        if not model.training:
+            model.train()
         while True:
             torch.manual_seed(_step_seed(self.session.seed, step.number))
             try:

@@ -15,7 +15,7 @@ from pipeline.errors import DataError
 from pipeline.training import adapter, batches
 from pipeline.training.batches import Family, Sample, Step
 
-ENGINE = 4  # raise it when the same inputs no longer give the same adapter: old checkpoints are then not resumed
+ENGINE = 6  # raise it when the same inputs no longer give the same adapter: old checkpoints are then not resumed
 
 
 @dataclass(frozen=True)

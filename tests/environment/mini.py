@@ -50,6 +50,7 @@ def archive(folder: Path, path: Path, *extra: tarfile.TarInfo) -> Path:
 def recipe(root: Path, folder: Path, digest: str = "0" * 64) -> Recipe:
     """A recipe for the tree in `folder`, whose archive has this sha256."""
     project = root / "project"
-    files.write_text(project / "CMakeLists.txt", CMAKE)
+    if not project.exists():  # else another process may be reading it
+        files.write_text(project / "CMakeLists.txt", CMAKE)
     pin = llama_source.Pin("mini_package", "1.0", digest, COMMIT, llama_source.tree_digest(folder))
     return Recipe(pin, project, ("mini-tool", "mini-other"))

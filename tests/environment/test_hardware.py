@@ -1,7 +1,6 @@
 """Limits are read from a small file system of the test's own: cgroups, affinity and CPU flags are files."""
 
 import os
-import time
 from pathlib import Path
 
 from pipeline.environment import hardware
@@ -59,10 +58,8 @@ def test_two_cpus_of_one_name_with_other_flags_are_told_apart(tmp_path: Path) ->
     assert hardware.cpu_model(tmp_path) != first
 
 
-def test_every_fact_has_a_reason_and_detection_is_quick() -> None:
-    started = time.monotonic()
+def test_every_fact_has_a_reason() -> None:
     machine = hardware.detect()
-    assert time.monotonic() - started < 15
     assert all(fact.reason for fact in vars(machine).values())
 
 

@@ -31,9 +31,16 @@ with Reporter("plain").stage("llama.cpp") as stage:
 """
 
 
+@pytest.fixture(autouse=True)
+def _no_build_of_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests build their own; in a container the image's would be taken for it."""
+    for name in ("DM_FORGE_LLAMA", "DM_FORGE_LLAMA_PORTABLE"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    mini.tree(tmp_path / "tree")
+    mini.recipe(tmp_path, mini.tree(tmp_path / "tree"))
     return tmp_path
 
 
@@ -46,12 +53,11 @@ def test_the_tools_run_and_the_converter_lies_beside_them(root: Path) -> None:
     assert built.commit == mini.COMMIT
 
 
-def test_the_second_time_nothing_is_built_and_it_takes_milliseconds(root: Path) -> None:
+def test_the_second_time_nothing_is_built(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = _ensure(root)
     before = built.tool("mini-tool").stat().st_mtime_ns
-    started = time.monotonic()
+    monkeypatch.setattr(llama_build, "configure", lambda *_: pytest.fail("cmake was started"))
     assert _ensure(root) == built
-    assert time.monotonic() - started < 0.5
     assert built.tool("mini-tool").stat().st_mtime_ns == before
 
 
@@ -170,7 +176,7 @@ def test_two_runs_at_once_build_once(root: Path) -> None:
     runs = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     said = [run.communicate(timeout=120)[1] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], said
-    assert sum("building 2 tools" in text for text in said) == 1
+    assert sum("building 2 tools" in text for text in said) == 1, said
 
 
 def test_a_work_folder_that_cmake_refuses_is_started_afresh(root: Path) -> None:

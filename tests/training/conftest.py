@@ -14,6 +14,7 @@ import torch
 
 from pipeline.artifacts import BaseModel, Dataset
 from pipeline.config import LoraConfig, TrainingConfig
+from pipeline.training import adapter, native
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -65,6 +66,15 @@ REPLIES = (
     "[roll: investigation]",
     "Night.",
 )
+
+
+@pytest.fixture
+def compiled(llama):
+    """The compiled kernels, loaded for one test."""
+    if adapter.pick_precision(torch.device("cpu")).dtype != torch.bfloat16 or llama.kernels is None:
+        pytest.skip("this processor does not multiply bf16: training computes in fp32, without the compiled kernels")
+    yield native.load(llama.kernels)
+    native.load(None)
 
 
 @pytest.fixture(autouse=True)

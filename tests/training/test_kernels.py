@@ -9,8 +9,8 @@ from pipeline.training.batches import Sample
 from tests.training.conftest import ARCHITECTURES
 
 
-def tuned(base, dtype=torch.float32):
-    model = adapter.attach_lora(adapter.load_base(base, dtype), LoraConfig(rank=4, alpha=8), 3, base.name)
+def tuned(base, dtype=torch.float32, settings=LoraConfig(rank=4, alpha=8)):  # noqa: B008
+    model = adapter.attach_lora(adapter.load_base(base, dtype), settings, 3, base.name)
     with torch.no_grad():
         for parameter in adapter.trainable(model).values():
             parameter.add_(torch.randn_like(parameter) * 0.05)  # B starts at zero and would hide its half

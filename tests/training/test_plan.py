@@ -9,9 +9,11 @@ import pytest
 
 from pipeline import files
 from pipeline.artifacts import BaseModel
+from pipeline.bases import fetch
 from pipeline.config import TrainingConfig
 from pipeline.errors import BaseModelError, MachineError
-from pipeline.training import attention, kernels, plan
+from pipeline.training import kernels, plan
+from tests.conftest import CACHE
 from tests.training.conftest import conversation, write_dataset
 
 GB = 10**9
@@ -23,7 +25,6 @@ def make(base, available, **changes):
         "device": "cpu",
         "width": 2,
         "longest": 900,
-        "row_mean": 300,
         "fullest": 4096,
         "resident": GB // 2,
         "steps": 2,
@@ -39,7 +40,9 @@ def small(tmp_path):
 
     save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
     sizes = {"num_hidden_layers": 30, "hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9}
-    files.write_json(tmp_path / "config.json", sizes | {"num_key_value_heads": 3, "vocab_size": 49152})
+    files.write_json(
+        tmp_path / "config.json", sizes | {"num_key_value_heads": 3, "vocab_size": 49152, "model_type": "llama"}
+    )
     return BaseModel("small", tmp_path, "d", "llama", "none")
 
 
@@ -50,7 +53,7 @@ def test_plenty_of_memory_takes_the_fast_way(small):
 
 
 def test_less_memory_takes_shorter_rows_then_recomputes_then_refuses(small):
-    assert make(small, int(0.9 * GB), longest=100).row_tokens < 512
+    assert make(small, int(0.85 * GB), longest=100).row_tokens < 512
     assert make(small, int(0.6 * GB), longest=100).recompute
     with pytest.raises(MachineError, match="does not fit") as caught:
         make(small, GB // 10)
@@ -72,8 +75,8 @@ def test_a_gpu_falls_back_to_four_bits_only_when_asked_to_choose(small, monkeypa
         make(small, 7 * GB, device="cuda", config=TrainingConfig(method="lora"))
 
 
-def test_the_plan_knows_the_kernels_chunk_sizes():
-    assert (plan._BLOCK, plan._CHUNK) == (attention.BLOCK, kernels.CHUNK)
+def test_the_plan_knows_how_many_logits_exist_at_once():
+    assert plan._CHUNK == kernels.CHUNK
 
 
 def test_free_memory_respects_the_cgroup(tmp_path):
@@ -123,22 +126,26 @@ from pipeline.artifacts import BaseModel, Dataset
 from pipeline.config import TrainingConfig
 from pipeline.progress import Reporter
 from pipeline.training import loop
-base, data, out, tokens = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
+base, data, out, tokens, kernels = *map(Path, sys.argv[1:4]), int(sys.argv[4]), Path(sys.argv[5])
 config = TrainingConfig(max_tokens=2 * tokens, batch_tokens=tokens, epochs=100, evaluations=1, warmup_steps=1)
 with Reporter("plain", quiet=True).stage("training") as stage:
-    loop.train(Dataset(data, data, ""), BaseModel("small", base, "d", "llama", ""), config, seed=1, threads=1, out=out, stage=stage)
+    loop.train(Dataset(data, data, ""), BaseModel("small", base, "d", "llama", ""), config, seed=1, threads=1, out=out, stage=stage, kernels=kernels)
 """
 
 
 @pytest.mark.dear
-@pytest.mark.parametrize("tokens", [1024, 4096])
-def test_the_prediction_is_within_a_fifth_of_what_the_embedded_base_takes(smollm2, tmp_path, tokens):
+@pytest.mark.parametrize(
+    ("name", "tokens", "most"), [("smollm2-135m", 1024, 1.2), ("smollm2-135m", 4096, 1.2), ("gemma-3-270m", 1024, 1.35)]
+)
+def test_the_prediction_is_close_to_what_the_embedded_bases_take(llama, stage, tmp_path, name, tokens, most):
+    """Within a fifth; Gemma takes less on a CPU with matrix tiles than without, and is then predicted too high."""
+    base = fetch.ensure(name, CACHE, stage, ("gemma",))
     data = write_dataset(tmp_path / "d.jsonl", [conversation(number, turns=12) for number in range(24)])
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", PROGRAM, str(smollm2.path), str(data.conversations), str(tmp_path), str(tokens)]
-    subprocess.run(command, env=environment, check=True, capture_output=True)
+    paths = [str(path) for path in (base.path, data.conversations, tmp_path)]
+    command = [sys.executable, "-c", PROGRAM, *paths, str(tokens), str(llama.kernels)]
+    subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
     found = files.read_json(tmp_path / "plan.json")
-    assert found["plan"]["predicted_peak"] == pytest.approx(found["measured_peak"], rel=0.2)
+    assert 0.8 < found["plan"]["predicted_peak"] / found["measured_peak"] < most
 
 
 def test_states_of_the_frozen_layers_are_kept_where_they_fit(small):

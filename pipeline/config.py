@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.errors import UsageError
 
 CONFIGS = Path("configs")
+Beta = Annotated[float, Field(ge=0, lt=1)]
 Quantisation = Literal["Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "auto"]
 
 
@@ -62,6 +63,9 @@ class TrainingConfig(Section):
         5.0, ge=1, le=100, description="how much more a token of the choice of a call counts than one of prose"
     )
     gradient_clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    adam_betas: tuple[Beta, Beta] = Field(
+        (0.9, 0.999), description="how slowly Adam forgets the gradients, and their squares"
+    )
     batch_tokens: int = Field(4096, ge=64, description="tokens in an effective batch")
     batch_size: int | None = Field(None, ge=1, description="conversations in a batch, instead of batch_tokens")
     epochs: float = Field(1.0, gt=0, le=1000)

@@ -13,11 +13,11 @@ from itertools import pairwise
 
 from pipeline.config import DataConfig
 from pipeline.data.check import check_source
-from pipeline.data.compose import fit_hit_points
 from pipeline.data.dice import throw_again
 from pipeline.data.faults import errors
 from pipeline.data.paraphrases import Variant, rephrase
 from pipeline.data.scenario import Kind, PartyMember, Scenario, Turn, render
+from pipeline.data.scene import fit_hit_points
 from pipeline.data.settings import Settings, typical_hit_points
 from pipeline.data.source import Source
 from pipeline.data.tools import Vocabulary, find_calls

@@ -18,14 +18,13 @@ from pipeline.data.check import Corpus, check_source, load_corpus
 from pipeline.data.compose import (
     CATEGORY,
     Composed,
-    Exercise,
     choose,
     choose_families,
     compose,
     compose_family,
-    exercises,
 )
 from pipeline.data.dataset import Conversation, Split, to_jsonl
+from pipeline.data.exercises import Exercise, Prose, exercises
 from pipeline.data.faults import errors
 from pipeline.data.scenario import Scenario, render
 from pipeline.data.settings import SETTINGS, Settings, load_settings
@@ -37,7 +36,6 @@ from pipeline.errors import DataError
 from pipeline.progress import Stage
 
 _SPLITS: tuple[Split, ...] = ("train", "dev", "test")
-_LENT_WORDS = 8  # the longest prose that is lent: it is not trained, so every token of it is work that teaches little
 
 
 def build(config: DataConfig, seed: int, out: Path, stage: Stage | None = None) -> Dataset:
@@ -132,15 +130,16 @@ def _families(
     corpus: Corpus, config: DataConfig, settings: Settings, pool: Sequence[Exercise], rng: random.Random
 ) -> list[Conversation]:
     """The training part: many endings of few beginnings, so that a token trained is mostly one that teaches."""
-    groups = choose_families(pool, config.drill_lines, config.drill_branches, rng)
-    lenders = [one.drill.dm.text for one in pool if len(one.drill.dm.text.split()) <= _LENT_WORDS]
-    borrowers = round(len(groups) * config.borrowed_prose) if lenders else 0
+    chains = [one for one in pool if one.drill.then]  # the rarest of choices, after a result: played twice
+    groups = choose_families([*pool, *chains], config.drill_lines, config.drill_branches, rng)
+    lenders = Prose.of(pool)
+    borrowers = round(len(groups) * config.borrowed_prose) if lenders.for_one_hero.plain else 0
     found = []
     for index, group in enumerate(groups):
-        name, prose = f"train-{index:05d}", lenders if index < borrowers else []
+        name, prose = f"train-{index:05d}", lenders if index < borrowers else None
         family = compose_family(name, group, settings, corpus.vocabulary, rng, prose)
         found += [
-            replace(_from_drills(one, corpus, "train", config.folder), group=name, call_only=bool(prose))
+            replace(_from_drills(one, corpus, "train", config.folder), group=name, call_only=prose is not None)
             for one in family
         ]
     return found

@@ -15,6 +15,7 @@ from pipeline.data.tools import Call, find_calls
 _MARKDOWN = MarkdownIt("zero").enable(["heading", "list"])
 _MARKDOWN.core.ruler.enableOnly(["normalize", "block"])
 OUTCOMES = ("Success", "Failure", "Outcome")
+HERO, ALLY, TOTAL = "{hero}", "{ally}", "{total}"  # two of the party, and what the dice just showed
 TOPICS = ("inventory", "health", "spellcast", "dice")
 
 

@@ -65,7 +65,11 @@ RULES: dict[str, Rule] = {
     "unsaid": Rule(
         "the model cannot know what no turn before has said", "say it in an earlier turn, or change the call", "warning"
     ),
-    "whose": Rule("NAME is who the line names, `player` is who says I", "name the one who acts", "warning"),
+    "whose": Rule(
+        "NAME is who the line names; who says I is `player`, or the one hero of a party of one",
+        "name the one who acts",
+        "warning",
+    ),
     # drills
     "drill": Rule("a drill is a player's line with the DM's line below it", "see training_data/README.md"),
     "drill-section": Rule("a section is `## [tool: arguments]`, `## [tool]` or `## none`", "name the call that is due"),

@@ -13,11 +13,13 @@ from pipeline.config import DataConfig
 from pipeline.data.augment import augment, rename, roll_again, vary_sheets
 from pipeline.data.build import build, inputs_digest, part_key
 from pipeline.data.check import Corpus, check_source, load_corpus
-from pipeline.data.compose import choose, choose_families, compose, compose_family, exercises, fit_hit_points
+from pipeline.data.compose import choose, choose_families, compose, compose_family
 from pipeline.data.dataset import Conversation, read_conversations
 from pipeline.data.dice import band, throw, throw_again
+from pipeline.data.exercises import Prose, exercises
 from pipeline.data.faults import errors
 from pipeline.data.scenario import Kind, PartyMember, Scenario, render
+from pipeline.data.scene import fit_hit_points
 from pipeline.data.settings import load_settings
 from pipeline.data.source import Source
 from pipeline.data.split import split_of_line, split_of_scenario
@@ -130,6 +132,59 @@ def test_a_family_begins_alike_and_every_line_ends_it_in_its_own_way(shipped: Co
             faults = check_source(Source("composed/x.md", render(one.scenario)), VOCABULARY).faults
             assert [fault for fault in errors(faults) if fault.code != "length"] == []
     assert 8 < begun < 30
+
+
+def test_a_hero_alone_is_the_player_and_nobody_is_beside_them(shipped: Corpus) -> None:
+    rng, sizes = random.Random(4), Counter[int]()
+    pool = [one for one in exercises(shipped.drills, "train") if not one.needs_an_ally]
+    lent = Prose.of(exercises(shipped.drills, "train"))
+    assert any("{ally}" in text for text in lent.plain)
+    said_player = 0
+    for group in choose_families(pool, 1500, 6, rng):
+        for one in compose_family("x", group, SETTINGS, VOCABULARY, rng, rng.choice([None, lent])):
+            sizes[len(one.scenario.party)] += 1
+            said = sum(
+                call.arguments.startswith("player") for turn in one.scenario.turns for call in find_calls(turn.text)
+            )
+            assert not (said and len(one.scenario.party) == 1)
+            assert not any("{" in turn.text for turn in one.scenario.turns)
+            said_player += said
+    assert 0.15 < sizes[1] / sizes.total() < 0.35
+    assert said_player
+
+
+def test_a_drill_that_names_a_second_hero_is_not_played_alone(shipped: Corpus) -> None:
+    pool = [one for one in exercises(shipped.drills, "train") if one.needs_an_ally]
+    rng = random.Random(4)
+    for group in choose_families(pool, 300, 6, rng):
+        for one in compose_family("x", group, SETTINGS, VOCABULARY, rng):
+            assert len(one.scenario.party) > 1
+
+
+def test_players_say_a_short_name_and_calls_the_whole_one(shipped: Corpus) -> None:
+    rng, whole, small = random.Random(4), 0, 0
+    pool = [one for one in exercises(shipped.drills, "train") if "{hero}" in one.drill.player.text and one.drill.call]
+    for group in choose_families(pool, 2000, 6, rng):
+        for one in compose_family("x", group, SETTINGS, VOCABULARY, rng):
+            line = next(turn.text for turn in reversed(one.scenario.turns) if turn.kind is Kind.USER)
+            for call in (call for turn in one.scenario.turns for call in find_calls(turn.text)):
+                name = call.arguments.split(",")[0]
+                if call.tool == "spellcast" and " " in name:
+                    assert name in one.scenario.names and name not in line
+                    assert SETTINGS.short(name).casefold() in line.casefold()
+                    whole += 1
+            small += line == line.casefold()
+    assert whole
+    assert small > 50
+
+
+def test_a_name_keeps_its_first_part_where_it_has_no_title() -> None:
+    assert [SETTINGS.short(name) for name in ("Sister Morwen", "Elara Grey", "Nyx", "Old")] == [
+        "Morwen",
+        "Elara",
+        "Nyx",
+        "Old",
+    ]
 
 
 def _last_line(scenario: Scenario) -> int:

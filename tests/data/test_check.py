@@ -85,6 +85,14 @@ def test_hit_points_are_followed_through_the_conversation() -> None:
     assert "hit-points" not in codes(GOOD.replace(old, call.format("-28", "reduced by 28")))
 
 
+def test_a_party_of_one_has_no_other_player() -> None:
+    alone = GOOD.replace("- Thordak (Dragonborn Fighter, Level 5, HP: 40/45)\n", "").replace(
+        "inventory: Elara", "inventory: player"
+    )
+    assert codes(alone) == {"whose"}
+    assert "whose" not in codes(alone.replace("inventory: player", "inventory: Elara"))
+
+
 def test_dice_must_match_their_formula() -> None:
     text = GOOD.replace("[roll: stealth]", "[roll: 2d6+3]").replace("shade.", "shade: 2d6+3.")
     old = "stealth: 12 + 5(skill) = *17*"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.data.dialect import convert, convert_source
@@ -209,7 +209,6 @@ def without_places(scenario: Scenario) -> tuple[object, ...]:
     return scenario.id, scenario.system(), people, turns
 
 
-@settings(max_examples=150, deadline=None)
 @given(SCENARIOS)
 def test_parse_after_write_is_the_identity(scenario: Scenario) -> None:
     faults = Faults("a/b.md")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -22,7 +22,6 @@ PIECES = st.sampled_from([*GOOD.split("\n"), *DRILLS.split("\n"), *re.split(r"[|
 TEXTS = st.lists(st.one_of(PIECES, st.text(max_size=20)), max_size=30).map("\n".join)
 
 
-@settings(max_examples=400, deadline=None)
 @given(TEXTS, st.sampled_from(["combat/x.md", "drills/x.md"]))
 @example("[roll: stealth] # SYSTEM", "combat/x.md")
 @example("x", "combat/x.md")
@@ -39,7 +38,6 @@ def test_any_text_is_checked(text: str, path: str) -> None:
         assert "\n" not in fault.what
 
 
-@settings(max_examples=400, deadline=None)
 @given(TEXTS)
 @example("    # code\n   # heading #\n\t# tab\n#no\n####### seven\n#\ttab\n#")
 def test_headings_are_found_without_the_lines_around_them(text: str) -> None:
@@ -53,14 +51,12 @@ def test_headings_are_found_without_the_lines_around_them(text: str) -> None:
     assert [(one.level, one.title, one.line) for one in found if one.level] == whole
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_are_decoded_or_refused(content: bytes) -> None:
     faults = Faults("x")
     assert decode(content, "x", faults) is not None or faults.found
 
 
-@settings(max_examples=400, deadline=None)
 @given(TEXTS)
 def test_conversion_is_idempotent_or_refused(text: str) -> None:
     source = decode(text.encode("utf-8", errors="surrogatepass"), "combat/x.md", Faults("x"))

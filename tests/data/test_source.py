@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -17,10 +16,7 @@ def faults_of(folder: Path, content: bytes) -> list[Fault]:
     path = folder / "combat" / "hostile.md"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
-    started = time.monotonic()
-    found = check_paths([folder])
-    assert time.monotonic() - started < 10
-    return found
+    return check_paths([folder])
 
 
 @pytest.mark.parametrize(

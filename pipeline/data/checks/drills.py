@@ -8,13 +8,12 @@ from dataclasses import replace
 
 from pipeline.data.checks.policy import check_cues, check_said
 from pipeline.data.checks.turns import explain_call
-from pipeline.data.drills import Drill, DrillFile, DrillSection, Line
+from pipeline.data.drills import ALLY, HERO, TOTAL, Drill, DrillFile, DrillSection, Line
 from pipeline.data.faults import Faults, shown
 from pipeline.data.tools import Matched, Vocabulary, find_calls
 
 _BRACES = re.compile(r"\{[^{}\n]*\}?|\}")
-_PLACES = ("{hero}", "{ally}")
-_TOTAL = "{total}"  # of the dice just thrown, in a health call that follows them
+_PLACES = (HERO, ALLY)
 _LONG = 600  # characters
 
 
@@ -40,40 +39,41 @@ def drill_call(drill: Drill, section: DrillSection, vocabulary: Vocabulary, faul
     topic = section.title.strip("[]")
     if not find_calls(section.title) and topic not in (matched.tool.name, matched.form.name):
         faults.add(drill.call_line, 1, "drill-call", f"{drill.call} stands below {shown('## ' + section.title)}")
-    _names(matched, drill, vocabulary, faults)
+    _names(matched, drill, drill.player.text, vocabulary, faults)
     check_cues(drill.player.text, str(drill.call)[1:-1], drill.player.line, faults)
     check_said(matched.values, drill.player.text, drill.player.text, vocabulary, drill.call_line, faults)
     return matched
 
 
 def _then(drill: Drill, vocabulary: Vocabulary, faults: Faults) -> Iterator[Matched]:
-    """The forms of the calls that follow. {total} stands for a number: that of the dice just before."""
-    before = drill.call
+    """The forms of the calls that follow, which the player's line or the DM's has announced. {total} stands for a
+    number: that of the dice just before."""
+    before, announced = drill.call, f"{drill.player.text}\n{drill.dm.text}"
     for call in drill.then:
-        counts = _TOTAL in call.arguments
-        matched = vocabulary.match(replace(call, arguments=call.arguments.replace(_TOTAL, "1")))
+        counts = TOTAL in call.arguments
+        matched = vocabulary.match(replace(call, arguments=call.arguments.replace(TOTAL, "1")))
         if counts and not (before and (dice := vocabulary.match(before)) and dice.form.name == "dice"):
             faults.add(
-                drill.call_line, 1, "placeholder", f"{call} does not follow dice", f"say the number, not {_TOTAL}"
+                drill.call_line, 1, "placeholder", f"{call} does not follow dice", f"say the number, not {TOTAL}"
             )
         elif matched is None:
             explain_call(call, vocabulary, drill.call_line, 1, faults)
         else:
-            _names(matched, drill, vocabulary, faults)
+            _names(matched, drill, announced, vocabulary, faults)
             said = {name: value for name, value in matched.values.items() if not (counts and value == "1")}
-            check_said(said, drill.player.text, drill.player.text, vocabulary, drill.call_line, faults)
+            check_said(said, announced, announced, vocabulary, drill.call_line, faults)
             yield matched
         before = call
 
 
-def _names(matched: Matched, drill: Drill, vocabulary: Vocabulary, faults: Faults) -> None:
+def _names(matched: Matched, drill: Drill, said: str, vocabulary: Vocabulary, faults: Faults) -> None:
     for name, value in matched.values.items():
         slot = vocabulary.slots[name]
         if slot.kind == "party" and value not in (*_PLACES, *slot.values):
             faults.add(drill.call_line, 1, "name", f"{shown(value)} is nobody in a drill",
                        f"use {{hero}}, {{ally}} or {', '.join(slot.values)}")  # fmt: skip
-        elif slot.kind == "party" and value in _PLACES and value not in drill.player.text:
-            faults.add(drill.call_line, 1, "whose", f"the player's line does not name {value}")
+        elif slot.kind == "party" and value in _PLACES and value not in said:
+            faults.add(drill.call_line, 1, "whose", f"no line before the call names {value}")
 
 
 def _outcomes(section: DrillSection, matched: list[Matched], faults: Faults) -> None:

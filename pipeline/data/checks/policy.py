@@ -129,6 +129,12 @@ def _whose(scenario: Scenario, said: Turn, recent: str, step: Step, faults: Faul
     name = step.matched.values.get("name")
     if name is None:
         return
+    if len(scenario.names) == 1:
+        if name == "player":
+            faults.add(
+                step.turn.last_line, 1, "whose", f"the party is {scenario.names[0]} alone, the call says `player`"
+            )
+        return
     named = [member for member in scenario.names if _mentions(said.text, member)]
     speaks_of_self = bool(_SELF.search(_SPEECH.sub("", said.text)))
     if name == "player" and len(named) == 1 and not speaks_of_self:

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 _CODE = Path(__file__).parent
 # Code that a run's name covers.
-_DECIDES = ("data", "bases", "training", "export", "validation", "exporting.py", "gguf_file.py", "language_model.py")
+_DECIDES = (
+    *("data", "bases", "training", "environment/native", "export", "validation"),
+    *("exporting.py", "gguf_file.py", "language_model.py"),
+)
 _PINNED = ("torch", "transformers", "trl", "peft", "accelerate", "safetensors", "tokenizers", "gguf", "numpy")
 
 
@@ -149,7 +152,7 @@ def code_digest(*parts: str) -> str:
         found += (
             [path]
             if path.is_file()
-            else [file for file in path.rglob("*") if file.suffix in (".py", ".yaml", ".cpp", ".css", ".js")]
+            else [file for file in path.rglob("*") if file.suffix in (".py", ".yaml", ".cpp", ".h", ".css", ".js")]
         )
     return files.sha256_json(files.sha256_files(found, _CODE))
 

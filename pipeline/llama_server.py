@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import json
+import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,12 +21,13 @@ from pipeline.artifacts import LlamaCpp
 from pipeline.errors import ValidationError
 
 _START_SECONDS = 180
+_LISTENING = re.compile(r"listening on (http://127\.0\.0\.1:[1-9]\d*)\s")  # said once the model is loaded
 
 
 class LlamaServer:
-    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path, model: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, model: Path) -> None:
         self._process = process
-        self._url = f"http://127.0.0.1:{port}"
+        self._url = ""  # until it listens: the system picks the port, so that no other process can take it before
         self._log = log
         self._model = model
 
@@ -49,12 +50,10 @@ class LlamaServer:
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 raise self._died()
-            try:
-                with urllib.request.urlopen(f"{self._url}/health", timeout=2) as reply:
-                    if reply.status == 200:
-                        return
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
-                time.sleep(0.05)
+            if found := _LISTENING.search(self._log.read_text(errors="replace")):
+                self._url = found[1]
+                return
+            time.sleep(0.05)
         raise ValidationError(
             f"llama-server did not answer within {_START_SECONDS} s",
             where=str(self._model),
@@ -96,8 +95,8 @@ def serve(
 ) -> Iterator[LlamaServer]:
     """Serve `model` with one slot of `context` tokens; the process ends with the block."""
     with tempfile.TemporaryDirectory() as folder:
-        log, port = Path(folder) / "log", _free_port()
-        command = [str(llama.tool("llama-server")), "--model", str(model), "--host", "127.0.0.1", "--port", str(port)]
+        log = Path(folder) / "log"
+        command = [str(llama.tool("llama-server")), "--model", str(model), "--host", "127.0.0.1", "--port", "0"]
         command += [
             "--threads",
             str(threads),
@@ -117,7 +116,7 @@ def serve(
                 stderr=output,
                 preexec_fn=_die_with_parent,
             )
-        server = LlamaServer(process, port, log, model)
+        server = LlamaServer(process, log, model)
         try:
             server.wait_until_ready()
             yield server
@@ -128,12 +127,6 @@ def serve(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _die_with_parent() -> None:

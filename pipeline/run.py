@@ -64,7 +64,7 @@ def learn(journey: Journey) -> tuple[Dataset, BaseModel, LlamaCpp, Path]:
     llama = build_llama(journey)
     baseline = preflight(journey, dataset, base, llama)
     shipping.require_runtime(journey.config.runtime, baseline)
-    train_adapter(journey, dataset, base)
+    train_adapter(journey, dataset, base, llama)
     return dataset, base, llama, baseline
 
 

@@ -163,7 +163,7 @@ def rebuild(journey: Journey, base: BaseModel, llama: LlamaCpp) -> None:
     """The stages whose bytes are promised."""
     dataset = run.data(journey)
     run.require_disk(journey, base)
-    run.train_adapter(journey, dataset, base)
+    run.train_adapter(journey, dataset, base, llama)
     run.export(journey, dataset, base, llama)
     run.prove(journey, dataset, base, llama)
 

@@ -17,7 +17,7 @@ from tests.validation.test_gate import measured
 
 HERE = Path(client.__file__).parent
 TURN = {"player": "I hide.", "reply": "Dark. [roll: stealth]", "shown": "Dark.", "calls": [["roll", "stealth"]]}
-TURN |= {"stopped": True, "results": ["stealth: 3 + 2(skill) = *5*"]}
+TURN |= {"stopped": True, "results": ["stealth: 3 + 2(skill) = *5*"], "ignored": ["[dance: jig]"]}
 PLAYED = {"loaded": "tiny", "version": "1.0", "build": {"commit": "abc"}, "prompt": "P", "seconds": 1.0, "error": None}
 
 
@@ -33,7 +33,8 @@ def test_every_package_of_the_lock_has_a_hash_and_no_address():
 def test_a_game_that_was_played_says_what_was_carried_out():
     found = client._verdict(PLAYED | {"turns": [TURN]}, "P")
     assert (found["state"], found["calls"], found["legal_calls"], found["stopped"]) == ("played", 1, 1, 1)
-    assert "stealth: 3" in "\n".join(runtime.lines(found))
+    said = "\n".join(runtime.lines(found))
+    assert "stealth: 3" in said and "[dance: jig] is no call that the app could carry out" in said
 
 
 @pytest.mark.parametrize(

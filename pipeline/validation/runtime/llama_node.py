@@ -70,7 +70,8 @@ def lines(result: dict[str, Any]) -> list[str]:
     """The game as lines for a terminal."""
     found = []
     for turn in result["turns"]:
-        found += [f"> {turn['player']}", turn["shown"], *(f"  ⚄ {line}" for line in turn["results"]), ""]
+        found += [f"> {turn['player']}", turn["shown"], *(f"  ⚄ {line}" for line in turn["results"])]
+        found += [*(f"  ✗ {call} is no call that the app could carry out" for call in turn["ignored"]), ""]
     return [*found, result["reason"]]
 
 
@@ -130,8 +131,10 @@ def _play(folder: Path, request: dict[str, Any], table: Table) -> dict[str, Any]
             for event in _events(client, request):
                 if "reply" in event:
                     calls = [Call(tool, arguments) for tool, arguments in event["calls"]]
-                    results = [result for call in calls if (result := table.execute(call))]
-                    played["turns"].append(event | {"results": results})
+                    thrown = [(call, table.execute(call)) for call in calls]
+                    results = [result for _, result in thrown if result]
+                    ignored = [str(call) for call, result in thrown if not result]
+                    played["turns"].append(event | {"results": results, "ignored": ignored})
                     if time.monotonic() - started > _ENOUGH:
                         break
                     _say(client, {"results": results})

@@ -16,7 +16,8 @@ def write(
     run: Run, base: BaseModel, facts: dict[str, Any], metadata: dict[str, Any], mmproj: Path | None
 ) -> dict[str, bytes]:
     """The contents of store.PAPERS: the bill of materials, and the statement with every promoted file as subject."""
-    dataset = run.manifest()["stages"]["data"]["outputs"]["data/dataset.jsonl"]
+    stages = run.manifest()["stages"]
+    dataset = stages["data"]["outputs"]["data/dataset.jsonl"]
     bill = files.json_bytes(bom.bill(metadata, base, facts, dataset, packages.installed()))
     name = metadata["model_name"]
     subjects = {
@@ -26,7 +27,9 @@ def write(
     }
     if mmproj:
         subjects[f"{name}-mmproj.gguf"] = files.sha256_file(mmproj)
-    said = statement.statement(run.run_id, base, facts, dataset, subjects)
+    between = stages.get("training", {}).get("outputs", {}) | stages.get("export", {}).get("outputs", {})
+    weights = {name: digest for name, digest in between.items() if name.endswith((".safetensors", ".gguf"))}
+    said = statement.statement(run.run_id, base, facts, dataset, subjects, weights)
     return {"bill": bill, "statement": files.json_bytes(said)}
 
 

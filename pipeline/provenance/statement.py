@@ -21,12 +21,18 @@ _PLACES = ("output_dir", "cache_dir", "models_dir")
 
 
 def statement(
-    run_id: str, base: BaseModel, facts: Mapping[str, Any], dataset_sha256: str, subjects: Mapping[str, str]
+    run_id: str,
+    base: BaseModel,
+    facts: Mapping[str, Any],
+    dataset_sha256: str,
+    subjects: Mapping[str, str],
+    byproducts: Mapping[str, str],
 ) -> dict[str, Any]:
-    """`subjects` are the promoted files' sha256 by name; `facts` are the manifest's (see pipeline.journey.describe)."""
+    """`subjects` are the promoted files' sha256 by name, `byproducts` those of the weights on the way to them: where two
+    runs differ, they tell from which stage on. `facts` are the manifest's (see pipeline.journey.describe)."""
     return {
         "_type": TYPE,
-        "subject": [{"name": name, "digest": {"sha256": digest}} for name, digest in sorted(subjects.items())],
+        "subject": _digests(subjects),
         "predicateType": PREDICATE,
         "predicate": {
             "buildDefinition": {
@@ -42,9 +48,14 @@ def statement(
             "runDetails": {
                 "builder": {"id": "urn:dm-forge", "version": {"dm-forge": __version__}},
                 "metadata": {"invocationId": run_id},
+                "byproducts": _digests(byproducts),
             },
         },
     }
+
+
+def _digests(files: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [{"name": name, "digest": {"sha256": digest}} for name, digest in sorted(files.items())]
 
 
 def settings(config: Mapping[str, Any], base: BaseModel) -> dict[str, Any]:

@@ -50,7 +50,9 @@ def test_what_it_makes_belongs_to_the_caller(resumed):
 
 def test_the_model_made_inside_the_build_has_the_same_bytes(resumed, hermetic):
     folder, _, _ = resumed
-    assert _sha256(hermetic / MODEL) == _sha256(folder / "assets/models" / MODEL)
+    models = folder / "assets/models"
+    assert _made_of(hermetic) == _made_of(models)  # tells the first stage that differs
+    assert _sha256(hermetic / MODEL) == _sha256(models / MODEL)
 
 
 def test_the_build_leaves_only_what_the_app_ships(hermetic):
@@ -100,3 +102,10 @@ def _wait_for(condition, container, seconds=1200):
 
 def _sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _made_of(models):
+    """Digests of the dataset and of every stage's weights."""
+    said = json.loads((models / MODEL.replace(".gguf", ".provenance.json")).read_text())["predicate"]
+    items = said["buildDefinition"]["resolvedDependencies"] + said["runDetails"]["byproducts"]
+    return {item["name"]: item["digest"] for item in items}

@@ -22,7 +22,13 @@ FACTS = {
 def run(folder, content="weights"):
     made = Run(folder / "runs" / "tiny-0123456789")
     files.write_text(made.export / "model-Q8_0.gguf", content)
-    made.write_manifest({"run_id": made.run_id, "stages": {"data": {"outputs": {"data/dataset.jsonl": "d" * 64}}}})
+    outputs = {
+        "data": {"data/dataset.jsonl": "d" * 64},
+        "training": {"training/adapter/adapter_model.safetensors": "a" * 64, "training/metrics.jsonl": "e" * 64},
+        "export": {"export/model-f16.gguf": "f" * 64},
+    }
+    stages = {name: {"outputs": digests} for name, digests in outputs.items()}
+    made.write_manifest({"run_id": made.run_id, "stages": stages})
     return made
 
 

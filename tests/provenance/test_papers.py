@@ -40,6 +40,14 @@ def test_the_statement_has_the_fields_that_the_specifications_require(tmp_path):
     }  # fmt: skip
 
 
+def test_the_weights_on_the_way_are_byproducts(tmp_path):
+    made_on_the_way = read(made.promoted(tmp_path), ".provenance.json")["predicate"]["runDetails"]["byproducts"]
+    assert {one["name"]: one["digest"]["sha256"] for one in made_on_the_way} == {
+        "training/adapter/adapter_model.safetensors": "a" * 64,
+        "export/model-f16.gguf": "f" * 64,
+    }
+
+
 def test_no_paper_names_a_place_of_this_machine_or_a_time(tmp_path):
     models = made.promoted(tmp_path)
     for suffix in store.PAPERS.values():

@@ -16,6 +16,9 @@ _TEXT_NAMES = {
     r"^language_model\.lm_head\.": "lm_head.",
 }
 
+# Functions that PyTorch leaves to MKL on a CPU.
+_OF_MKL = ("cos", "erf", "exp", "expm1", "log", "log1p", "log2", "sin", "sqrt", "tan", "tanh")
+
 # Tensors of a checkpoint that are not the language model's.
 TOWERS = re.compile(r"vision|audio|multi_modal_projector")
 
@@ -25,6 +28,7 @@ def load(checkpoint: Path, **options: Any) -> tuple[Any, list[str]]:
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
+    settle_functions()
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # what is left out of the checkpoint is meant; what is missing is told
     config = AutoConfig.from_pretrained(checkpoint)
@@ -38,3 +42,18 @@ def load(checkpoint: Path, **options: Any) -> tuple[Any, list[str]]:
         **options,
     )
     return model, sorted(set(report["missing_keys"]))
+
+
+def settle_functions() -> None:
+    """Call each of MKL's functions once, in one thread, before anything is computed.
+
+    MKL picks a function's code in its first call. Where two threads make that call at once, one of them may take code of
+    low accuracy for its half (PyTorch's issue 188792): in one process of twelve a run's first cosines, and so its bytes,
+    were others.
+    """
+    import torch
+
+    few = torch.full((8,), 0.5)
+    for name in _OF_MKL:
+        for values in (few, few.double()):
+            getattr(torch, name)(values)

@@ -15,9 +15,8 @@ from pipeline.data.tools import VOCABULARY
 from pipeline.errors import DataError
 
 SETTINGS = VOCABULARY.with_name("settings.yaml")
-_IN_FULL = (
-    0.05  # of the people in composed parties: at 0.15 a short training also took one hero for another (docs/data.md)
-)
+# Of the people in composed parties; at 0.15 a short training also took one hero for another (docs/data.md).
+_IN_FULL = 0.05
 _HIT_DIE = {"Barbarian": 7, "Fighter": 6, "Paladin": 6, "Ranger": 6, "Sorcerer": 4, "Wizard": 4}  # mean a level
 
 

@@ -16,8 +16,9 @@ def write(
     run: Run, base: BaseModel, facts: dict[str, Any], metadata: dict[str, Any], mmproj: Path | None
 ) -> dict[str, bytes]:
     """The contents of store.PAPERS: the bill of materials, and the statement with every promoted file as subject."""
-    stages = run.manifest()["stages"]
-    dataset = stages["data"]["outputs"]["data/dataset.jsonl"]
+    stages = run.manifest()["stages"].values()
+    made = {name: digest for stage in stages for name, digest in stage["outputs"].items()}
+    dataset = made["data/dataset.jsonl"]
     bill = files.json_bytes(bom.bill(metadata, base, facts, dataset, packages.installed()))
     name = metadata["model_name"]
     subjects = {
@@ -27,8 +28,7 @@ def write(
     }
     if mmproj:
         subjects[f"{name}-mmproj.gguf"] = files.sha256_file(mmproj)
-    between = stages.get("training", {}).get("outputs", {}) | stages.get("export", {}).get("outputs", {})
-    weights = {name: digest for name, digest in between.items() if name.endswith((".safetensors", ".gguf"))}
+    weights = {name: digest for name, digest in made.items() if name.endswith((".safetensors", ".gguf"))}
     said = statement.statement(run.run_id, base, facts, dataset, subjects, weights)
     return {"bill": bill, "statement": files.json_bytes(said)}
 

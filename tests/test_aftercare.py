@@ -80,17 +80,15 @@ def run_with(tmp_path, content):
     run = Run(tmp_path / "runs" / f"run-{content}")
     files.write_text(run.export / "model-Q8_0.gguf", content)
     files.write_text(run.training / "adapter" / "adapter_model.safetensors", "x")
-    run.write_manifest(
-        {
-            "run_id": run.run_id,
-            "stages": {
-                "data": {"outputs": {"data/dataset.jsonl": "d" * 64}},
-                "training": {"facts": {"steps": 3, "final_loss": 1.0}},
-                "export": {"facts": EXPORTED | {"sha256": files.sha256_bytes(content.encode())}},
-                "validation": {"facts": {"promoted_sha256": "before"}},
-            },
-        }
-    )
+    digest = files.sha256_bytes(content.encode())
+    stages = {
+        "data": ({"data/dataset.jsonl": "d" * 64}, {}),
+        "training": ({"training/adapter/adapter_model.safetensors": "a" * 64}, {"steps": 3, "final_loss": 1.0}),
+        "export": ({"export/model-Q8_0.gguf": digest}, EXPORTED | {"sha256": digest}),
+        "validation": ({}, {"promoted_sha256": "before"}),
+    }
+    named = {stage: {"outputs": outputs, "facts": facts} for stage, (outputs, facts) in stages.items()}
+    run.write_manifest({"run_id": run.run_id, "stages": named})
     return run
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePath
 
 from markdown_it import MarkdownIt
@@ -55,14 +56,17 @@ def sections(source: Source) -> list[Section]:
 
 def _headings(lines: list[str]) -> list[tuple[int, int, str]]:
     """(index, level, title) of each heading. With headings as its only blocks, whether a line is one does not hang on
-    its neighbours: the parser is given only the lines that begin with #, which more than three blanks forbid."""
-    suspects = [index for index, line in enumerate(lines) if "#" in line[:4] and line.lstrip(" ").startswith("#")]
-    tokens = _MARKDOWN.parse("\n".join(lines[index] for index in suspects))
-    return [
-        (suspects[token.map[0]], int(token.tag[1:]), tokens[index + 1].content.strip())
-        for index, token in enumerate(tokens)
-        if token.type == "heading_open" and token.map
-    ]
+    its neighbours: the parser is given each line alone that begins with #, which more than three blanks forbid."""
+    suspects = (
+        (index, line) for index, line in enumerate(lines) if "#" in line[:4] and line.lstrip(" ").startswith("#")
+    )
+    return [(index, *heading) for index, line in suspects if (heading := _heading(line))]
+
+
+@lru_cache(maxsize=64)  # a corpus has five or six of them
+def _heading(line: str) -> tuple[int, str] | None:
+    tokens = _MARKDOWN.parse(line)
+    return (int(tokens[0].tag[1:]), tokens[1].content.strip()) if tokens[0].type == "heading_open" else None
 
 
 def parse_scenario(source: Source, faults: Faults) -> Scenario | None:

@@ -52,7 +52,7 @@ class Likeness:
     def __init__(self, threshold: float, shingles: Callable[[tuple[str, ...]], set[str]]) -> None:
         self._threshold = threshold
         self._shingles = shingles
-        self._sketch = _min_hash()(num_perm=_PERMUTATIONS, hashfunc=_hash)
+        self._sketch = _min_hash()(num_perm=_PERMUTATIONS, hashfunc=zlib.crc32)
         self._bands = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as this object
         self.count = 0
 
@@ -275,7 +275,3 @@ def triples(words: tuple[str, ...]) -> set[str]:
 
 def singles_and_pairs(words: tuple[str, ...]) -> set[str]:
     return {*words, *(" ".join(words[index : index + 2]) for index in range(len(words) - 1))}
-
-
-def _hash(shingle: bytes) -> int:
-    return zlib.crc32(shingle)

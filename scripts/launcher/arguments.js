@@ -22,6 +22,15 @@ export function parse(argv, env = process.env) {
   return own;
 }
 
+/** What of a command runs on the host alone, or ''. The images hold neither Node.js nor bench/, nor the host's address. */
+export function nativeAlone(verb, own) {
+  if (own.notebook) return '--notebook';
+  if (['bench', 'runtime-check'].includes(verb[0])) return `the verb ${verb[0]}`;
+  const machines = own.forwarded.indexOf('--nnodes');
+  if (machines >= 0 && own.forwarded[machines + 1] !== '1') return '--nnodes';
+  return own.forwarded.find((word) => word === '--runtime-check' || /^--nnodes=(?!1$)/.test(word))?.split('=')[0] ?? '';
+}
+
 function value(rest) {
   if (rest.length === 0 || rest[0].startsWith('-')) {
     throw new Failure('--where has no value', { fix: 'give --where native or --where container', code: 2 });

@@ -5,7 +5,7 @@
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { parse } from './arguments.js';
+import { nativeAlone, parse } from './arguments.js';
 import { run } from './child.js';
 import { runInContainer } from './container.js';
 import { exitWith, Failure } from './failure.js';
@@ -28,15 +28,14 @@ Environment: DM_FORGE_PYTHON (interpreter), DM_FORGE_VENV (folder of the environ
 export async function launch(verb, argv, root = ROOT) {
   const own = parse(argv);
   if (own.help) return help(verb, own, root);
-  const facts = detect({ root, docker: own.plan || own.asked.where === 'container', python: own.plan });
-  const plan = makePlan(facts, own.asked);
+  const native = nativeAlone(verb, own);
+  const asked = native && !own.asked.where ? { where: 'native', source: native } : own.asked;
+  const facts = detect({ root, docker: own.plan || asked.where === 'container', python: own.plan });
+  const plan = makePlan(facts, asked);
   if (own.plan) return show(plan, facts, verb, own, root);
   if (plan.refusal) throw new Failure(plan.refusal.what, plan.refusal);
-  if (own.notebook && plan.where === 'container') {
-    throw new Failure('the notebook runs natively', {
-      fix: 'add --where native, or open it in the devcontainer',
-      code: 2,
-    });
+  if (native && plan.where === 'container') {
+    throw new Failure(`${native} works on the host alone`, { fix: 'add --where native', code: 2 });
   }
   if (plan.where === 'container') return runInContainer(root, plan.device, [...verb, ...own.forwarded]);
   if (own.notebook) return openNotebook(root, plan.lock);

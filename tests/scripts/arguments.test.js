@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { parse } from '../../scripts/launcher/arguments.js';
+import { nativeAlone, parse } from '../../scripts/launcher/arguments.js';
 
 test('what is not the launcher’s is forwarded untouched and in order', () => {
   const own = parse(['--base', 'a b', '--where', 'native', '--set', 'x=--plan', '--plan'], {});
@@ -24,4 +24,15 @@ test('--dev is the quick preset, and dashes that pnpm passes on are dropped', ()
 test('--where without a value is a usage error', () => {
   assert.throws(() => parse(['--where'], {}), { code: 2 });
   assert.throws(() => parse(['--where', '--plan'], {}), { code: 2 });
+});
+
+test('what the images lack runs on the host alone, and says so', () => {
+  const reason = (verb, ...argv) => nativeAlone([verb], parse(argv, {}));
+  assert.equal(reason('bench', 'check'), 'the verb bench');
+  assert.equal(reason('runtime-check'), 'the verb runtime-check');
+  assert.equal(reason('train', '--runtime-check'), '--runtime-check');
+  assert.equal(reason('train', '--nnodes', '2', '--rendezvous', '10.0.0.1:29400'), '--nnodes');
+  assert.equal(reason('train', '--nnodes=2'), '--nnodes');
+  assert.equal(reason('train', '--notebook'), '--notebook');
+  for (const argv of [[], ['--nproc', '2'], ['--nnodes', '1'], ['--nnodes=1']]) assert.equal(reason('train', ...argv), '');
 });

@@ -210,12 +210,15 @@ RUN --network=none --mount=type=tmpfs,target=/tmp pytest -n auto --dist loadfile
 
 # From here on nothing comes from outside: every input is in a layer.
 FROM data AS train
+ARG MODEL_BASE
 ARG TRAIN_OPTIONS
-RUN --network=none --mount=type=tmpfs,target=/tmp eval "python -m pipeline train ${TRAIN_OPTIONS} --train-only"
+RUN --network=none --mount=type=tmpfs,target=/tmp \
+    eval "python -m pipeline train --base ${MODEL_BASE} ${TRAIN_OPTIONS} --train-only"
 
 FROM train AS export
+ARG MODEL_BASE
 ARG TRAIN_OPTIONS
-RUN --network=none --mount=type=tmpfs,target=/tmp eval "python -m pipeline train ${TRAIN_OPTIONS}"
+RUN --network=none --mount=type=tmpfs,target=/tmp eval "python -m pipeline train --base ${MODEL_BASE} ${TRAIN_OPTIONS}"
 
 FROM scratch AS model
 COPY --from=export /dm-forge/assets/models/ /

@@ -152,6 +152,7 @@ target "model-cuda" {
   dockerfile   = "docker/Dockerfile.gpu"
   contexts     = { data-cuda = "target:data-cuda" }
   target       = "model"
+  cache-from   = layers("data-cuda")
   entitlements = ["device"]
 }
 
@@ -163,6 +164,8 @@ target "data-cuda" {
     VARIANT    = "cuda"
     MODEL_BASE = MODEL_BASE
   }
+  cache-from = layers("data-cuda")
+  cache-to   = all_layers("data-cuda")
 }
 
 target "lint" {

@@ -38,8 +38,10 @@ export function runArguments({ device, root, uid, gid, network, terminal, ca, pa
   return [
     'run',
     '--rm',
-    ...(terminal ? ['--interactive', '--tty'] : []),
-    ...(device === 'cuda' ? ['--gpus', 'all'] : []),
+    '--init', // as process 1 Python would not end with its terminal
+    '--interactive',
+    ...(terminal ? ['--tty'] : []),
+    ...(device === 'cuda' ? ['--gpus', 'all', '--shm-size=8g'] : []), // processes on several GPUs share memory
     '--read-only',
     '--cap-drop=ALL',
     '--security-opt=no-new-privileges',
@@ -83,7 +85,7 @@ export async function runInContainer(root, device, args, env = process.env) {
 async function requireImage(root, device, site, env) {
   const image = imageFor(device);
   const target = image.split(':')[1];
-  const inputs = imageDigest(root);
+  const inputs = imageDigest(root, env);
   const label = ['image', 'inspect', '--format', '{{index .Config.Labels "dm-forge.inputs"}}', image];
   if (spawnSync('docker', label, { encoding: 'utf8' }).stdout?.trim() === inputs) return;
   const args = ['--load', '--provenance=false', '--sbom=false', '--set', `${target}.tags=${image}`, target];
@@ -98,5 +100,5 @@ async function requireImage(root, device, site, env) {
 
 function cachedBases(root) {
   const folder = path.join(root, 'artifacts', 'cache', 'bases');
-  return existsSync(folder) ? readdirSync(folder).filter((name) => !name.startsWith('.')) : [];
+  return existsSync(folder) ? readdirSync(folder).filter((name) => !/^\.|\.json$/.test(name)) : [];
 }

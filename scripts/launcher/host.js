@@ -12,17 +12,20 @@ const PROBE = [
 ].join('\n');
 
 /**
- * Every fact the plan needs. Docker is asked only where its answer can matter (`docker: true`, or a GPU is there),
+ * Every fact the plan needs. Docker is asked only where its answer can matter (`docker: true`, a GPU, an Intel Mac),
  * for it may take seconds to say that it is not running.
  */
 export function detect({ root, env = process.env, docker = false, python = false }) {
   const nvidia = detectNvidia();
-  const engine = docker || nvidia.value ? detectDocker() : fact(false, 'not asked: nothing here depends on it');
+  const appleSilicon = detectAppleSilicon();
+  const isIntelMac = process.platform === 'darwin' && !appleSilicon.value;
+  const matters = docker || nvidia.value || isIntelMac;
+  const engine = matters ? detectDocker() : fact(false, 'not asked: nothing here depends on it');
   return {
     platform: fact(process.platform, `Node.js reports ${process.platform}`),
     arch: fact(process.arch, `Node.js reports ${process.arch}`),
     wsl: detectWsl(),
-    appleSilicon: detectAppleSilicon(),
+    appleSilicon,
     nvidia,
     docker: fact(Boolean(engine.value), engine.reason),
     nvidiaToolkit: detectToolkit(engine.value),
@@ -94,6 +97,8 @@ function detectDocker() {
   if (answer.error) return fact(null, `docker info does not answer (${answer.error.code})`);
   try {
     const info = JSON.parse(answer.stdout);
+    if (info.ServerVersion && !info.ClientInfo?.Plugins?.some((plugin) => plugin.Name === 'buildx'))
+      return fact(null, `engine ${info.ServerVersion} answers, but docker has no buildx plugin to build images with`);
     if (info.ServerVersion) return fact(info, `engine ${info.ServerVersion} answers`);
     return fact(
       null,

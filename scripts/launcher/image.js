@@ -1,12 +1,14 @@
-/** What an image is made of, as one digest. Data and settings are not in it: they are mounted. */
+/** What an image is made of, files and bake's variables, as one digest. Data and settings are not in it: they are mounted. */
 import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 
+const VARIABLES = ['BASE_IMAGE', 'CUDA_ARCHITECTURES'];
 const PARTS = ['Dockerfile', 'docker-bake.hcl', '.dockerignore', 'docker', 'requirements', 'pipeline'];
 
-export function imageDigest(root, parts = PARTS) {
+export function imageDigest(root, env = process.env, parts = PARTS) {
   const hash = createHash('sha256');
+  for (const name of VARIABLES) hash.update(`${name}=${env[name] ?? ''}\n`);
   for (const file of parts.flatMap((part) => filesBelow(root, part)).sort()) {
     const content = createHash('sha256')
       .update(readFileSync(path.join(root, file)))

@@ -16,6 +16,7 @@ import { Failure, interrupted } from './failure.js';
 import { findPythons } from './host.js';
 import { install } from './install.js';
 import { mergeLocks, readLock, SPACE } from './lock.js';
+import { takeTurn } from './turn.js';
 
 const OLDEST = [3, 11];
 const TOO_NEW = [3, 14];
@@ -29,16 +30,26 @@ export function venvOf(root, env = process.env) {
 /** Make sure that the venv is there and holds the locks named; does nothing, offline too, when it already does. */
 export async function prepare(root, lockNames, { env = process.env, space = freeSpace } = {}) {
   const venv = venvOf(root, env);
+  if (missing(root, venv, lockNames).wanted.length > 0) {
+    const turn = path.join(root, 'artifacts', 'logs', 'environment.lock');
+    await takeTurn(turn, () => complete(root, venv, lockNames, env, space));
+  }
+  return venv;
+}
+
+/** Whether the venv works, and the locks that it does not hold. */
+function missing(root, venv, lockNames) {
   const healthy = isHealthy(venv);
-  const wanted = lockNames
-    .map((name) => readLock(root, name))
-    .filter((lock) => !healthy || !isInstalled(root, venv, lock));
-  if (wanted.length === 0) return venv;
+  const locks = lockNames.map((name) => readLock(root, name));
+  return { healthy, wanted: locks.filter((lock) => !healthy || !isInstalled(root, venv, lock)) };
+}
+
+async function complete(root, venv, lockNames, env, space) {
+  const { healthy, wanted } = missing(root, venv, lockNames);
   const needed = wanted.reduce((sum, lock) => sum + (SPACE[lock.name] ?? SPACE.dev), 0);
   requireSpace(venv.folder, needed, space);
   if (!healthy) await makeVenv(venv, choosePython(findPythons(env), env), env);
   for (const lock of wanted) await installLock(root, venv, lock, env, space);
-  return venv;
 }
 
 /** The first interpreter new enough and whole. Throws a Failure that lists everything that was found. */
@@ -118,6 +129,7 @@ async function installLock(root, venv, lock, env, space) {
   rmSync(marker, { force: true }); // what is under way is not installed: a killed install is continued
   const log = path.join(root, 'artifacts', 'logs', `install-${lock.name}.log`);
   mkdirSync(path.dirname(log), { recursive: true });
+  if (lock.name === 'cuda') await removeCpuTorch(venv, env);
   let record = lock.sha256;
   if ((await install(venv.python, lock, { log, env })) === 'other-torch') {
     const cuda = readLock(root, 'cuda');
@@ -132,6 +144,15 @@ async function installLock(root, venv, lock, env, space) {
   }
   writeFileSync(`${marker}.tmp`, `${record}\n`);
   renameSync(`${marker}.tmp`, marker);
+}
+
+/** pip takes an installed 2.13.0+cpu for the 2.13.0 of the CUDA lock. */
+async function removeCpuTorch(venv, env) {
+  const version = ['-c', 'from importlib.metadata import version; print(version("torch"))'];
+  if (!spawnSync(venv.python, version, { encoding: 'utf8', timeout: 30_000 }).stdout?.includes('+cpu')) return;
+  rmSync(markerOf(venv, 'cpu'), { force: true });
+  const code = await run(venv.python, ['-m', 'pip', 'uninstall', '--yes', 'torch'], { env, onLine: () => {} });
+  if (code > 128) throw interrupted(code);
 }
 
 function unpinned(lock, log) {

@@ -4,6 +4,7 @@ import path from 'node:path';
 import { Failure } from './failure.js';
 
 const NETWORKS = ['none', 'bridge'];
+const EMBEDDED = 'smollm2-135m'; // what `auto` is on a CPU, as pipeline/bases/catalog.py says (a test compares)
 
 /** {network, reason}; `bases` are the names of the cache's base folders, `asked` is DM_FORGE_NETWORK. */
 export function pickNetwork(args, device, root, bases, asked) {
@@ -18,23 +19,37 @@ export function pickNetwork(args, device, root, bases, asked) {
   }
   if (!['train', 'setup'].includes(args[0])) return { network: 'none', reason: `${args[0]} fetches nothing` };
   const base = wantedBase(args, root);
-  // `auto` on a GPU may choose a base from the hub; on a CPU it takes what is embedded, which is what the cache has.
-  const stem = base.replace('/', '--').split('@')[0];
-  const found = bases.find((name) => (base === 'auto' ? device !== 'cuda' : name.startsWith(`${stem}-`)));
+  const stems = stemsOf(base, device, root);
+  const found = bases.find((name) => stems.some((stem) => name.startsWith(stem)));
   return found
     ? { network: 'none', reason: `the cache has the base model (${found})` }
     : { network: 'bridge', reason: `the base model (${base}) may have to be fetched` };
 }
 
-/** `--base`, else what the config or preset says. */
+/** How the cache's folder of a base may begin: after its name in the catalogue, or after the hub's and its commit. */
+function stemsOf(base, device, root) {
+  if (base === 'auto') return device === 'cuda' ? [] : [`${EMBEDDED}-`]; // on a GPU it may be one from the hub
+  const [id, commit = ''] = base.split('@');
+  if (id.includes('/')) return [`${id.replace('/', '--')}-${commit.slice(0, 12)}`];
+  const catalogue = readIfThere(path.join(root, 'pipeline', 'bases', 'catalog.yaml'));
+  const hub = new RegExp(`^ {2}${id.replaceAll('.', '\\.')}:\n {4}hub: (\\S+)\n {4}revision: (\\w{12})`, 'm').exec(
+    catalogue,
+  );
+  return [`${id}-`, ...(hub ? [`${hub[1].replace('/', '--')}-${hub[2]}`] : [])];
+}
+
+/** `--base`, else what `--set`, the config or the preset says. */
 function wantedBase(args, root) {
-  const base = option(args, '--base');
+  const base = option(args, '--base') ?? args.findLast((word) => /^(--set=)?base=/.test(word))?.split('base=')[1];
   if (base) return base;
   const preset = option(args, '--preset');
   const file = option(args, '--config') ?? `configs/${!preset || preset === 'default' ? 'train' : preset}.yaml`;
-  const full = path.resolve(root, file);
-  const text = existsSync(full) ? readFileSync(full, 'utf8') : '';
+  const text = readIfThere(path.resolve(root, file));
   return /^base:\s*["']?([^\s"'#]+)/m.exec(text)?.[1] ?? 'auto';
+}
+
+function readIfThere(file) {
+  return existsSync(file) ? readFileSync(file, 'utf8') : '';
 }
 
 function option(args, name) {

@@ -77,6 +77,13 @@ def test_an_old_gpu_is_named_with_the_generation_wanted(machine):
     assert "7.5 or newer" in answer.stderr
 
 
+def test_what_nvidia_smi_says_when_it_fails_is_not_taken_for_a_driver(machine, tmp_path):
+    _program(tmp_path / "bin" / "nvidia-smi", "#!/bin/sh\necho No devices were found\nexit 6\n")
+    answer = machine("proc/driver/nvidia/version")
+    assert answer.returncode == 1
+    assert "started without its GPU" in answer.stderr
+
+
 @pytest.mark.parametrize(("driver", "capability"), [("580.65.06", "7.5"), ("595.10", "10.0"), ("1000.1", "12.0")])
 def test_a_fitting_gpu_is_let_through(machine, driver, capability):
     answer = machine(driver=driver, capability=capability)

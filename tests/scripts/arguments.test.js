@@ -34,5 +34,6 @@ test('what the images lack runs on the host alone, and says so', () => {
   assert.equal(reason('train', '--nnodes', '2', '--rendezvous', '10.0.0.1:29400'), '--nnodes');
   assert.equal(reason('train', '--nnodes=2'), '--nnodes');
   assert.equal(reason('train', '--notebook'), '--notebook');
-  for (const argv of [[], ['--nproc', '2'], ['--nnodes', '1'], ['--nnodes=1']]) assert.equal(reason('train', ...argv), '');
+  for (const argv of [[], ['--nproc', '2'], ['--nnodes', '1'], ['--nnodes=1']])
+    assert.equal(reason('train', ...argv), '');
 });

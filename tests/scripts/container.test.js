@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import test, { after, before } from 'node:test';
+import { fileURLToPath } from 'node:url';
 import { bakeArguments, runArguments } from '../../scripts/launcher/container.js';
 import { imageDigest } from '../../scripts/launcher/image.js';
 import { pickNetwork } from '../../scripts/launcher/network.js';
@@ -97,6 +98,22 @@ test('the network is closed when nothing has to be fetched', () => {
   assert.equal(network(['train', '--preset', 'quick'], ['smollm2-135m-b179'], 'cuda'), 'none');
   assert.equal(network(['train', '--base', 'gemma-3-270m'], ['smollm2-135m-b179']), 'bridge');
   assert.equal(network(['train', '--base=own/model@abc'], ['own--model-abc']), 'none');
+  assert.equal(network(['train', '--base=own/model@abd'], ['own--model-abc']), 'bridge', 'another commit');
+  assert.equal(network(['train'], ['gemma-3-270m-1f2e']), 'bridge', 'auto is another base on a CPU');
+  assert.equal(network(['train', '--set', 'base=gemma-3-270m'], ['smollm2-135m-b179']), 'bridge');
+});
+
+test('a base of the catalogue is known in the cache by its hub id and commit, and auto is what the pipeline says', () => {
+  const project = fileURLToPath(new URL('../..', import.meta.url));
+  const catalogue = readFileSync(path.join(project, 'pipeline', 'bases', 'catalog.yaml'), 'utf8');
+  const commit = /^ {2}qwen3-0\.6b:\n.*\n {4}revision: (\w{12})/m.exec(catalogue)[1];
+  const network = (base, folder) => pickNetwork(['train', '--base', base], 'cpu', project, [folder]).network;
+  assert.equal(network('qwen3-0.6b', `Qwen--Qwen3-0.6B-${commit}`), 'none');
+  assert.equal(network('qwen3-0.6b', 'Qwen--Qwen3-0.6B-000000000000'), 'bridge');
+  const embedded = /^EMBEDDED_DEFAULT = "(.*)"/m.exec(
+    readFileSync(path.join(project, 'pipeline/bases/catalog.py'), 'utf8'),
+  )[1];
+  assert.equal(network('auto', `${embedded}-b179`), 'none');
 });
 
 test('DM_FORGE_NETWORK overrides, and knows two words', () => {
@@ -105,11 +122,12 @@ test('DM_FORGE_NETWORK overrides, and knows two words', () => {
 });
 
 test('the image is another one when a file of it changes, and only then', () => {
-  const digest = () => imageDigest(root, ['configs']);
+  const digest = (env = {}) => imageDigest(root, env, ['configs']);
   const first = digest();
   mkdirSync(path.join(root, 'configs', '__pycache__'));
   writeFileSync(path.join(root, 'configs', '__pycache__', 'x.pyc'), 'noise');
   assert.equal(digest(), first);
+  assert.notEqual(digest({ CUDA_ARCHITECTURES: '89-real' }), first, 'made for another GPU');
   writeFileSync(path.join(root, 'configs', 'train.yaml'), 'seed: 2\n');
   assert.notEqual(digest(), first);
 });

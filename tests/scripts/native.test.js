@@ -1,6 +1,15 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import test, { after, before } from 'node:test';
@@ -13,7 +22,7 @@ const RUN = fileURLToPath(new URL('../../scripts/launcher/run.js', import.meta.u
 // A wheel is a zip file: tiny ones, of which `tiny-heavy` needs `tiny-light`.
 const MAKE_WHEELS = `
 import hashlib, sys, zipfile
-for name, version, needs in (("tiny_light", "1.0", ""), ("tiny_heavy", "1.0", "Requires-Dist: tiny-light\\n"), ("torch", "9.9.9", "")):
+for name, version, needs in (("tiny_light", "1.0", ""), ("tiny_heavy", "1.0", "Requires-Dist: tiny-light\\n"), ("torch", "9.9.9", ""), ("torch", "9.9.9+cpu", "")):
     path = f"{sys.argv[1]}/{name}-{version}-py3-none-any.whl"
     info = f"{name}-{version}.dist-info"
     with zipfile.ZipFile(path, "w") as wheel:
@@ -26,11 +35,13 @@ for name, version, needs in (("tiny_light", "1.0", ""), ("tiny_heavy", "1.0", "R
 const MAIN =
   'import json, sys\nprint(json.dumps(sys.argv[1:]))\nsys.exit(int(sys.argv[-1]) if sys.argv[-1].isdigit() else 0)\n';
 
+const CPU_TORCH = 'torch-9.9.9+cpu-py3-none-any.whl';
 let root;
 let env;
 let light;
 let heavy;
 let torch;
+let cpuTorch;
 const roomy = () => 1e12;
 const lock = (name, text) => writeFileSync(path.join(root, 'requirements', `${name}.txt`), text);
 const pinned = (name, sha256) => `${name}==1.0 \\\n    --hash=sha256:${sha256}\n`;
@@ -41,7 +52,9 @@ before(() => {
   root = mkdtempSync(path.join(os.tmpdir(), 'dm-forge-native-'));
   for (const folder of ['requirements', 'wheels', 'pipeline']) mkdirSync(path.join(root, folder));
   const made = spawnSync('python3', ['-c', MAKE_WHEELS, path.join(root, 'wheels')], { encoding: 'utf8' });
-  [light, heavy, torch] = made.stdout.trim().split('\n');
+  mkdirSync(path.join(root, 'cpu-wheels'));
+  renameSync(path.join(root, 'wheels', CPU_TORCH), path.join(root, 'cpu-wheels', CPU_TORCH));
+  [light, heavy, torch, cpuTorch] = made.stdout.trim().split('\n');
   writeFileSync(path.join(root, 'pipeline', '__main__.py'), MAIN);
   env = { ...process.env, PIP_NO_INDEX: '1', PIP_FIND_LINKS: path.join(root, 'wheels'), PIP_CONFIG_FILE: os.devNull };
   delete env.DM_FORGE_VENV;
@@ -123,6 +136,21 @@ test('without a CPU PyTorch that of the CUDA lock is taken', async () => {
   lock('cuda', `${pinned('tiny-light', light)}torch==9.9.9 \\\n    --hash=sha256:${torch}\n`);
   await prepare(root, ['cpu'], { env, space: roomy });
   assert.ok(inVenv('import torch'));
+});
+
+test('a GPU that comes later gets its own PyTorch, though pip would take the other for it', async () => {
+  const version = () =>
+    spawnSync(venvOf(root, env).python, ['-c', 'from importlib.metadata import version; print(version("torch"))'], {
+      encoding: 'utf8',
+    }).stdout.trim();
+  spawnSync(venvOf(root, env).python, ['-m', 'pip', 'uninstall', '-y', 'torch']);
+  lock('cpu', `torch==9.9.9+cpu \\\n    --hash=sha256:${cpuTorch}\n`);
+  lock('cuda', `torch==9.9.9 \\\n    --hash=sha256:${torch}\n`);
+  await prepare(root, ['cpu'], { env: { ...env, PIP_FIND_LINKS: path.join(root, 'cpu-wheels') }, space: roomy });
+  assert.equal(version(), '9.9.9+cpu');
+  await prepare(root, ['cuda'], { env, space: roomy });
+  assert.equal(version(), '9.9.9');
+  assert.ok(!existsSync(marker('cpu')));
 });
 
 test('a missing lock is explained', async () => {

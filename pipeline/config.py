@@ -98,7 +98,9 @@ class AutoConfig(Section):
 
 class ExportConfig(Section):
     quantization: Quantisation = Field("Q4_K_M", description="or auto: the smallest that is not worse, by measurement")
-    max_size_gb: float = Field(2.0, gt=0)
+    max_size_gb: float | None = Field(
+        None, gt=0, description="largest file in GB; left out, the base's own limit: 2, and 4 for Gemma 3n E2B"
+    )
     imatrix_chunks: int = Field(
         8, ge=0, description="times 512 training tokens for the importance matrix; 0 does without"
     )
@@ -128,7 +130,11 @@ class GateConfig(Section):
     min_gain_over_base: float = Field(0.05, ge=-1, le=1)
     min_stop_rate: float = Field(0.9, ge=0, le=1)
     not_worse_than_promoted: bool = Field(True, description="refuse a model that is surely worse than the shipped one")
-    max_memory_gb: float = Field(3.0, gt=0, description="resident memory at the largest context measured")
+    max_memory_gb: float | None = Field(
+        None,
+        gt=0,
+        description="resident at the largest context measured; left out, the base's own: 3, Gemma 3n E2B 4.5",
+    )
 
 
 class Config(Section):

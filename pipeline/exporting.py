@@ -34,12 +34,12 @@ def preflight(journey: Journey, dataset: Dataset, base: BaseModel, llama: LlamaC
     It is quantised just as the trained model will be, importance matrix included, so that comparing them is fair. Where
     `auto` has yet to choose, the smallest kind stands in.
     """
-    config = journey.config.export
+    config, largest = journey.config.export, shipping.largest_file(journey.config, base.name)
     kind = kind or (KINDS[0] if config.quantization == "auto" else config.quantization)
     matrix = _matrix_inputs(journey, dataset, kind)
     identity = files.sha256_json([base.digest, llama_identity(llama), kind, matrix, code_digest(*_CODE)])[:12]
     path = journey.config.cache_dir / "baselines" / f"{base.name}-{kind}-{identity}.gguf"
-    if path.is_file():
+    if path.is_file() and path.stat().st_size <= largest:
         journey.reporter.skipped("preflight", "this base has gone through this llama.cpp before")
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def preflight(journey: Journey, dataset: Dataset, base: BaseModel, llama: LlamaC
             f16, made = folder / _F16, folder / "model.gguf"
             convert(base.path, f16, llama, metadata)
             used = _matrix(journey, dataset, base.path, f16, llama, kind)
-            quantize(f16, made, kind, llama, journey.threads, config.max_size_gb * 1e9, used)
+            quantize(f16, made, kind, llama, journey.threads, largest, used)
             _, told = mmproj.export(base.path, made, folder / _MMPROJ, llama, metadata, journey.threads)
             made.replace(path)
         size = files.human_size(path.stat().st_size)
@@ -68,7 +68,11 @@ def export(journey: Journey, dataset: Dataset, base: BaseModel, llama: LlamaCpp)
     adapter = run.manifest()["stages"]["training"]["facts"]["adapter_sha256"]
     key = files.sha256_json(
         [
-            [config.quantization, config.max_size_gb, _matrix_inputs(journey, dataset, config.quantization)],
+            [
+                config.quantization,
+                shipping.largest_file(journey.config, base.name),
+                _matrix_inputs(journey, dataset, config.quantization),
+            ],
             _choice_inputs(journey, dataset),
             [adapter, base.digest, llama_identity(llama), run.run_id],
             code_digest(*_CODE),
@@ -98,7 +102,8 @@ def _export(journey: Journey, dataset: Dataset, base: BaseModel, llama: LlamaCpp
     convert(merged, out / _F16, llama, metadata)
     stage.update(2, 4, "quantising")
     matrix = _matrix(journey, dataset, merged, out / _F16, llama, journey.config.export.quantization)
-    kind, choice = _quantise(journey, dataset, merged, llama, matrix, stage)
+    largest = shipping.largest_file(journey.config, base.name)
+    kind, choice = _quantise(journey, dataset, merged, llama, matrix, largest, stage)
     model = out / f"model-{kind}.gguf"
     stage.update(3, 4, "projector")
     projector, told = mmproj.export(merged, model, out / _MMPROJ, llama, metadata, journey.threads)
@@ -118,7 +123,13 @@ def _export(journey: Journey, dataset: Dataset, base: BaseModel, llama: LlamaCpp
 
 
 def _quantise(
-    journey: Journey, dataset: Dataset, merged: Path, llama: LlamaCpp, matrix: Path | None, stage: Stage
+    journey: Journey,
+    dataset: Dataset,
+    merged: Path,
+    llama: LlamaCpp,
+    matrix: Path | None,
+    largest: float,
+    stage: Stage,
 ) -> tuple[str, dict[str, Any] | None]:
     """Quantise as asked, or choose; returns the kind, and every candidate's figures where there was a choice.
 
@@ -128,7 +139,7 @@ def _quantise(
     from pipeline.export.quantize import quantize
 
     config, out = journey.config.export, journey.run.export
-    f16, largest = out / _F16, config.max_size_gb * 1e9
+    f16 = out / _F16
     if config.quantization != "auto":
         model = out / f"model-{config.quantization}.gguf"
         quantize(f16, model, config.quantization, llama, journey.threads, largest, matrix)

@@ -103,6 +103,7 @@ def fetch_base(journey: Journey) -> BaseModel:
         if name == "auto":
             name, reason = catalog.choose_default(catalog.with_reach(machine_facts()))
             stage.note(f"base {name}: {reason}")
+        catalog.require_fits(name, config.export.quantization, shipping.largest_file(config, name))
         base = fetch.ensure(name, config.cache_dir, stage, config.accept_licences)
         stage.summary = f"{base.name}, {base.licence}"
     return base
@@ -186,7 +187,7 @@ def report(journey: Journey, base: BaseModel, result: dict[str, Any]) -> None:
 def promote(journey: Journey, base: BaseModel, dataset: Dataset, llama: LlamaCpp, result: dict[str, Any]) -> Outcome:
     """Through the gate into the app's folder, then the manifest, last."""
     run = journey.run
-    shipping.require_gate(run, journey.config, result)
+    shipping.require_gate(run, journey.config, base, result)
     facts = describe(journey, base, llama)
     target, projector, shelf = shipping.ship(run, base, result, journey.config.models_dir, facts)
     promoted = {str(target): shelf["sha256"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,27 @@ def parity(run: Run) -> dict[str, Any] | None:
     return content
 
 
+def settled(config: Config, base: str) -> Config:
+    """The settings with the limits that were left out: the base's own."""
+    from pipeline.bases import catalog
+
+    own = catalog.limits(base)
+    export = config.export.model_copy(update={"max_size_gb": config.export.max_size_gb or own.file_gb})
+    gate = config.gate.model_copy(update={"max_memory_gb": config.gate.max_memory_gb or own.memory_gb})
+    return config.model_copy(update={"export": export, "gate": gate})
+
+
+def largest_file(config: Config, base: str) -> float:
+    """Bytes that the shipped file may have."""
+    return (settled(config, base).export.max_size_gb or math.inf) * 1e9
+
+
 def report(run: Run, config: Config, base: BaseModel, result: Mapping[str, Any]) -> list[str]:
     """Write the report with the gate's word in it; returns the gate's reasons against the model."""
     from pipeline.validation import gate
     from pipeline.validation.report import write_report
 
+    config = settled(config, base.name)
     target, projector = store.names(config.models_dir, f"custom-dnd-{base.name}")
     found = gate.reasons(result, config.gate, config.export, parity(run))
     write_report(
@@ -78,7 +95,7 @@ def report(run: Run, config: Config, base: BaseModel, result: Mapping[str, Any])
             "projector": exported(run)["mmproj_reason"],
         },
         command=f"pnpm run train --preset {config.preset} --seed {config.seed} --base {base.name}",
-        max_size_gb=config.export.max_size_gb,
+        largest=largest_file(config, base.name),
         how_to=how_to(target, projector if exported(run)["mmproj"] else None, model(run)),
     )
     return found
@@ -91,10 +108,11 @@ def how_to(model: Path, projector: Path | None, made: Path) -> str:
     return cactus.instructions(cactus.config(model, projector), gguf_file.architecture(made))
 
 
-def require_gate(run: Run, config: Config, result: Mapping[str, Any]) -> None:
+def require_gate(run: Run, config: Config, base: BaseModel, result: Mapping[str, Any]) -> None:
     """Raise GateRefused (exit 3) with every reason; nothing in the app's folder has changed then."""
     from pipeline.validation import gate
 
+    config = settled(config, base.name)
     gate.require(result, config.gate, run.folder, config.export, parity(run))
 
 

@@ -139,7 +139,7 @@ def test_a_run_is_measured_against_the_shipped_model_but_never_against_itself(tm
 
 def test_a_refused_model_leaves_the_shelf_alone(tmp_path, config):
     with pytest.raises(GateRefused):
-        shipping.require_gate(run_with(tmp_path, "one"), config, result())
+        shipping.require_gate(run_with(tmp_path, "one"), config, BASE, result())
     assert store.current(config.models_dir) is None
 
 
@@ -149,3 +149,11 @@ def test_a_runtime_that_cannot_load_the_base_is_refused_before_training(tmp_path
     shipping.require_runtime(None, model)
     with pytest.raises(ExportError, match="reads no GGUF"):
         shipping.require_runtime("cactus@1", model)
+
+
+def test_a_limit_that_is_left_out_is_the_bases_own_and_one_that_is_given_holds(config):
+    assert shipping.largest_file(config, "smollm2-135m") == 2e9
+    assert shipping.largest_file(config, "gemma-3n-e2b-it") == 4e9
+    assert shipping.settled(config, "gemma-3n-e2b-it").gate.max_memory_gb == 4.5
+    asked = config.model_copy(update={"export": config.export.model_copy(update={"max_size_gb": 1.0})})
+    assert shipping.largest_file(asked, "gemma-3n-e2b-it") == 1e9

@@ -8,6 +8,7 @@ pin; the hub was out of reach when they were written down. An entry without one 
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -58,6 +59,13 @@ class Licence(_Frozen):
     must_accept: str | None
 
 
+class Limits(_Frozen):
+    """The largest file that the app should carry, and the memory that it may take to play; in 10⁹ bytes."""
+
+    file_gb: float = 2.0
+    memory_gb: float = 3.0
+
+
 class Entry(_Frozen):
     """One base. `parameters` are the whole checkpoint's, `tower_parameters` those for sight and hearing among them;
     `context` is in tokens; `revision` is a commit, or None to pin the branch head on first use."""
@@ -75,6 +83,7 @@ class Entry(_Frozen):
     shape: Shape
     runtimes: tuple[str, ...]
     embedded: Embedded | None = None
+    limits: Limits = Limits()
 
     def to_train(self) -> dict[Method, int]:
         """Bytes of memory that training needs at least, by method."""
@@ -104,11 +113,36 @@ def entries() -> dict[str, Entry]:
     }
 
 
+def known(name: str) -> Entry | None:
+    """The catalogue's entry, by its name or its hub id."""
+    return next((entry for entry in entries().values() if name.lower() in (entry.name, entry.hub.lower())), None)
+
+
+def limits(name: str) -> Limits:
+    entry = known(name)
+    return entry.limits if entry else Limits()
+
+
+def require_fits(name: str, kind: str, largest: float) -> None:
+    """Before anything is fetched: raise BaseModelError where the base's file of that kind (`auto`: of the smallest) will
+    surely be larger than `largest` bytes. Sizes are predicted to within 3 %."""
+    entry = known(name)
+    sizes: dict[str, int] = {str(quant): size for quant, size in entry.gguf_bytes().items()} if entry else {}
+    size = sizes.get(kind, sizes.get("Q4_K_M", 0))
+    if entry is None or size <= 1.05 * largest:
+        return
+    smaller = [other.name for other in entries().values() if other.gguf_bytes()["Q4_K_M"] <= largest]
+    raise BaseModelError(
+        f"the file of {entry.name} will have about {human_size(size)}, more than the {human_size(largest)} allowed",
+        where="export.max_size_gb",
+        fix=f"give --max-size {math.ceil(size / 1e8) / 10 + 0.1:.1f}GB, or a smaller base: {', '.join(smaller)}",
+    )
+
+
 def find(name: str) -> Entry:
     """The catalogue's entry, by its name or its hub id. Raises BaseModelError with the nearest names if there is none."""
-    for entry in entries().values():
-        if name.lower() in (entry.name, entry.hub.lower()):
-            return entry
+    if entry := known(name):
+        return entry
     if name in NEVER_EXISTED:
         raise BaseModelError(
             f"there has never been a base model {name!r}", where="--base", fix=f"use {NEVER_EXISTED[name]}"

@@ -90,12 +90,12 @@ def _against_promoted(result: Mapping[str, Any], gate: GateConfig) -> list[str]:
 def _over_budget(result: Mapping[str, Any], gate: GateConfig, export: ExportConfig | None) -> list[str]:
     found = []
     size = result.get("file_bytes", 0)
-    if export and size > export.max_size_gb * 1e9:
+    if export and export.max_size_gb and size > export.max_size_gb * 1e9:
         found.append(
             f"the file is {human_size(size)}, at most {export.max_size_gb:g} GB is allowed (export.max_size_gb)"
         )
     memory = max((result.get("phone") or {}).get("resident_bytes", {}).values(), default=0)
-    if memory > gate.max_memory_gb * 1e9:
+    if gate.max_memory_gb and memory > gate.max_memory_gb * 1e9:
         found.append(
             f"it takes {human_size(memory)} of memory, at most {gate.max_memory_gb:g} GB is allowed (gate.max_memory_gb)"
         )

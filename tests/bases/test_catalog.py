@@ -94,3 +94,21 @@ def test_the_hub_is_not_worth_asking_on_a_cpu_or_a_small_gpu():
     assert not catalog.memory_allows(Facts("cpu", "two cores", 10**12))
     assert not catalog.memory_allows(gpu(8))
     assert catalog.memory_allows(gpu(24))
+
+
+def test_a_base_whose_file_would_be_too_large_is_refused_before_it_is_fetched_and_told_what_would_do():
+    with pytest.raises(BaseModelError) as refused:
+        catalog.require_fits("google/gemma-3-4b-it", "Q4_K_M", 2e9)
+    assert "2.5 GB" in refused.value.what
+    assert "--max-size 2.6GB" in refused.value.fix
+    assert "gemma-3-1b-it" in refused.value.fix
+    catalog.require_fits("gemma-3-4b-it", "Q4_K_M", 2.6e9)
+    catalog.require_fits("somebody/unknown", "Q8_0", 1.0)
+
+
+def test_what_auto_chooses_on_a_gpu_fits_the_limits_that_it_is_given():
+    own = catalog.limits(catalog.MISSION)
+    entry = catalog.find(catalog.MISSION)
+    catalog.require_fits(catalog.MISSION, "auto", own.file_gb * 1e9)
+    assert entry.to_run()["Q4_K_M"] < own.memory_gb * 1e9
+    assert (catalog.limits("smollm2-135m"), catalog.limits("/a/folder")) == (catalog.Limits(), catalog.Limits())

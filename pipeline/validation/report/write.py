@@ -19,7 +19,7 @@ def write_report(
     title: str,
     lineage: Mapping[str, str],
     command: str = "pnpm run train",
-    max_size_gb: float = 2.0,
+    largest: float = 2e9,
     how_to: str = "",
 ) -> Path:
     """Write report.html, summary.md and junit.xml into the run's validation folder; returns the page's path.
@@ -39,7 +39,7 @@ def write_report(
         _steps(run.training / "metrics.jsonl"),
         files.read_json(parity) if parity.is_file() else None,
         {path.stem.removeprefix("model-"): path.stat().st_size for path in sorted(run.export.glob("model-*.gguf"))},
-        max_size_gb * 1e9,
+        largest,
         {"run": run.run_id, **lineage, **_outputs(run)},
         command,
         files.read_json(choice) if choice.is_file() else None,

@@ -238,11 +238,14 @@ def _run(trainer: ForgeTrainer, resume: Path | None) -> None:
     gc.freeze()  # the tokens of a whole corpus stay: nobody need walk through them in every collection
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    except KeyboardInterrupt:
+    except interrupt.BetweenRows:
         step = trainer.session.standing.step
         if step and trainer.state.global_step == step:
             trainer.save_checkpoint()
             trainer.session.stage.note(f"interrupted; the state after step {step} is kept")
+        raise
+    except KeyboardInterrupt:
+        trainer.session.stage.note("interrupted in the middle of a step; the last checkpoint is kept")
         raise
     finally:
         gc.unfreeze()

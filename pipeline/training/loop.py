@@ -128,7 +128,13 @@ def _memory_plan(
         repeated=_repeated(base, config, work),
         compiled=native.loaded() is not None,
     )
-    return plan.remember(out / "plan.json", work.key, distributed.agree(made))
+    return _agreed(made, work.key, out)
+
+
+def _agreed(made: Plan, key: str, out: Path) -> Plan:
+    """Rank 0's plan on every rank, also where rank 0 remembers one of an earlier start: only it has the file."""
+    kept: Plan = distributed.agree(plan.remember(out / "plan.json", key, made) if distributed.rank() == 0 else None)
+    return kept
 
 
 def _repeated(base: BaseModel, config: TrainingConfig, work: Work) -> int:

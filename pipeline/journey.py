@@ -34,6 +34,7 @@ _DECIDES = (
     *("data", "bases", "training", "environment/native", "export", "validation"),
     *("exporting.py", "gguf_file.py", "language_model.py"),
 )
+_SOURCES = (".py", ".yaml", ".cpp", ".h", ".css", ".js", ".txt", ".json")  # CMakeLists.txt, package-lock.json
 _PINNED = ("torch", "transformers", "trl", "peft", "accelerate", "safetensors", "tokenizers", "gguf", "numpy")
 
 
@@ -149,11 +150,7 @@ def code_digest(*parts: str) -> str:
     found: list[Path] = []
     for part in parts:
         path = _CODE / part
-        found += (
-            [path]
-            if path.is_file()
-            else [file for file in path.rglob("*") if file.suffix in (".py", ".yaml", ".cpp", ".h", ".css", ".js")]
-        )
+        found += [path] if path.is_file() else [file for file in path.rglob("*") if file.suffix in _SOURCES]
     return files.sha256_json(files.sha256_files(found, _CODE))
 
 

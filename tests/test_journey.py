@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import ast
+import os
 from pathlib import Path
 
 import pytest
+import torch
 
-from pipeline import journey, learning
+from pipeline import journey, learning, run
+from pipeline.config import Config
+from pipeline.environment import hardware
+from pipeline.errors import MachineError
+from pipeline.progress import Reporter
 
 PACKAGE = Path(journey.__file__).parent
 
@@ -36,3 +42,41 @@ def test_the_trainings_key_covers_what_its_data_modules_take_from_the_data_packa
                 taken.add(f"data/{node.module.rpartition('.')[2]}.py")
     assert "data/tools.py" in taken
     assert taken - {"data/scenario.py"} <= set(learning._CODE)  # a scenario's code makes the dataset, which is covered
+
+
+@pytest.fixture
+def unreached(tmp_path, monkeypatch):
+    """A GPU that nvidia-smi lists and PyTorch does not reach."""
+    smi = tmp_path / "bin/nvidia-smi"
+    smi.parent.mkdir()
+    smi.write_text('#!/bin/sh\ncase "$1" in *memory*) echo "Old GPU, 8192";; *) echo "Old GPU, 470.1";; esac\n')
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{smi.parent}{os.pathsep}{os.environ['PATH']}")
+    for name in ("DM_FORGE_DEVICE", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def test_a_gpu_that_pytorch_does_not_reach_is_told_before_anything_is_made(unreached, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    config = Config(output_dir=tmp_path / "runs")
+    with pytest.raises(MachineError, match=r"nvidia-smi lists Old GPU, 470\.1, and torch .* was built for CUDA 13\.0") as caught:
+        run.learn(journey.Journey(config, Reporter("plain", quiet=True), 1))
+    assert "driver 580" in caught.value.fix and "DM_FORGE_DEVICE=cpu" in caught.value.fix
+    assert not config.output_dir.exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("DM_FORGE_DEVICE", "cpu"), ("CUDA_VISIBLE_DEVICES", "")])
+def test_the_cpu_is_taken_on_purpose_where_a_gpu_is_not_reached(name, value, unreached, monkeypatch):
+    assert hardware.cuda()[0].value == "Old GPU"
+    monkeypatch.setenv(name, value)
+    journey.require_gpu()
+    assert journey.machine_facts().device != "cuda" and name in hardware.cuda()[0].reason
+
+
+def test_dm_forge_device_keeps_training_from_a_gpu_that_is_reached(monkeypatch):
+    from pipeline.training.adapter import pick_device
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("DM_FORGE_DEVICE", "cpu")
+    assert pick_device().type == "cpu"

@@ -73,6 +73,9 @@ def learn(journey: Journey) -> tuple[Dataset, BaseModel, LlamaCpp, Path]:
 
 def data(journey: Journey) -> Dataset:
     """Read, check, split and compose the training data."""
+    from pipeline.data.check import require_common_vocabulary
+
+    require_common_vocabulary(journey.config.data.folder)
     run = journey.run
     key = files.sha256_json(
         [journey.config.data.model_dump(mode="json"), journey.config.seed, journey.inputs, code_digest("data")]

@@ -11,9 +11,12 @@ import torch
 
 from pipeline import journey, learning, run
 from pipeline.config import Config
+from pipeline.data.check import check_paths
+from pipeline.data.tools import VOCABULARY
 from pipeline.environment import hardware
-from pipeline.errors import MachineError
+from pipeline.errors import DataError, MachineError
 from pipeline.progress import Reporter
+from tests.data.samples import write_corpus
 
 PACKAGE = Path(journey.__file__).parent
 
@@ -60,7 +63,9 @@ def unreached(tmp_path, monkeypatch):
 def test_a_gpu_that_pytorch_does_not_reach_is_told_before_anything_is_made(unreached, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     config = Config(output_dir=tmp_path / "runs")
-    with pytest.raises(MachineError, match=r"nvidia-smi lists Old GPU, 470\.1, and torch .* was built for CUDA 13\.0") as caught:
+    with pytest.raises(
+        MachineError, match=r"nvidia-smi lists Old GPU, 470\.1, and torch .* was built for CUDA 13\.0"
+    ) as caught:
         run.learn(journey.Journey(config, Reporter("plain", quiet=True), 1))
     assert "driver 580" in caught.value.fix and "DM_FORGE_DEVICE=cpu" in caught.value.fix
     assert not config.output_dir.exists()
@@ -80,3 +85,17 @@ def test_dm_forge_device_keeps_training_from_a_gpu_that_is_reached(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("DM_FORGE_DEVICE", "cpu")
     assert pick_device().type == "cpu"
+
+
+def test_a_folder_with_tools_of_its_own_is_checked_but_not_trained_on(tmp_path):
+    folder = write_corpus(tmp_path / "mine", 10)
+    text = VOCABULARY.read_text()
+    config = Config.model_validate({"data": {"folder": folder}, "output_dir": tmp_path / "runs"})
+    (folder / "tools.yaml").write_text(f"# the same in other bytes\n{text}")
+    run.data(journey.Journey(config, Reporter("plain", quiet=True), 1))
+    renamed = text.replace("- name: roll", "- name: cast_lots", 1).replace("[roll:", "[cast_lots:")
+    (folder / "tools.yaml").write_text(renamed)
+    with pytest.raises(DataError, match="another vocabulary than the project's: cast_lots, roll") as caught:
+        run.data(journey.Journey(config, Reporter("plain", quiet=True), 1))
+    assert "training_data/tools.yaml" in caught.value.fix and caught.value.where == str(folder / "tools.yaml")
+    assert any("tool 'roll'" in str(fault) for fault in check_paths([folder]))  # by the folder's own, as it always was

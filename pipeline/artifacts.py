@@ -23,7 +23,7 @@ class LlamaCpp:
 
     @property
     def kernels(self) -> Path | None:
-        """The library that training on a CPU computes with, where there is one for this kind of machine."""
+        """The library that training on a CPU computes with, where this kind of machine and its compiler make one."""
         path = self.binaries / "dm-train"
         return path if path.is_file() else None
 

@@ -12,6 +12,12 @@ from pipeline.files import sha256_json
 from pipeline.journey import Journey, code_digest, split_digest, staged, timed, versions
 from pipeline.progress import Stage
 
+# Code that decides what is trained on, and how.
+_CODE = (
+    *("training", "environment/native", "language_model.py"),
+    *("data/chat.py", "data/dataset.py", "data/tools.py"),
+)
+
 
 def require_parent(journey: Journey, base: BaseModel) -> None:
     """Before the dear work: the adapter to go on from is there and fits. Raises UsageError."""
@@ -31,7 +37,7 @@ def await_helpers(journey: Journey) -> None:
 def train_adapter(journey: Journey, dataset: Dataset, base: BaseModel, llama: LlamaCpp) -> None:
     config, cluster, parent = journey.config.training, journey.cluster, journey.parent
     learnt = split_digest(dataset, ("train", "dev"))
-    code = code_digest("training", "environment/native", "language_model.py", "data/chat.py", "data/dataset.py")
+    code = code_digest(*_CODE)
     inputs = [config.model_dump(mode="json"), journey.config.seed, journey.threads, learnt, base.digest]
     inputs += [code, versions(), bool(llama.kernels)]
     inputs += ["processes", cluster.size] if cluster.size > 1 else []

@@ -71,11 +71,11 @@ def require_fit(config: Config, parent: Parent, base: BaseModel) -> None:
 def _lora_faults(before: dict[str, Any], config: Config) -> list[str]:
     if "full" in (before["method"], config.training.method):
         return ["full fine-tuning has no adapter"]
-    own = config.training.lora.model_dump(mode="json")
+    own, its = config.training.lora.model_dump(mode="json"), {"depth": 1.0, **before["lora"]}
     return [
-        f"its LoRA has {name} {before['lora'][name]}, this run wants {own[name]}"
-        for name in ("rank", "alpha", "targets")
-        if before["lora"][name] != own[name]
+        f"its LoRA has {name} {its[name]}, this run wants {own[name]}"
+        for name in ("rank", "alpha", "targets", "depth")
+        if its[name] != own[name]
     ]
 
 

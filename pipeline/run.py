@@ -25,6 +25,7 @@ from pipeline.journey import (
     exclusive,
     llama_identity,
     machine_facts,
+    require_gpu,
     split_digest,
     staged,
     summarise,
@@ -52,11 +53,13 @@ def train(journey: Journey) -> Outcome:
 
 def help_to_train(journey: Journey) -> None:
     """The whole journey of a machine that another one leads."""
+    require_gpu()
     follow(journey, fetch_base)
 
 
 def learn(journey: Journey) -> tuple[Dataset, BaseModel, LlamaCpp, Path]:
     """The journey up to the trained adapter."""
+    require_gpu()
     await_helpers(journey)
     dataset, base = data(journey), fetch_base(journey)
     require_parent(journey, base)
@@ -70,6 +73,9 @@ def learn(journey: Journey) -> tuple[Dataset, BaseModel, LlamaCpp, Path]:
 
 def data(journey: Journey) -> Dataset:
     """Read, check, split and compose the training data."""
+    from pipeline.data.check import require_common_vocabulary
+
+    require_common_vocabulary(journey.config.data.folder)
     run = journey.run
     key = files.sha256_json(
         [journey.config.data.model_dump(mode="json"), journey.config.seed, journey.inputs, code_digest("data")]

@@ -53,6 +53,13 @@ def test_another_base_and_another_lora_are_refused_together(config):
         lineage.require_fit(other, parent, BaseModel("big", None, "other", "llama", "none"))
 
 
+def test_another_depth_is_refused_before_the_dear_work(config):
+    parent = lineage.find(config, "latest")
+    half = config.model_copy(update={"training": TrainingConfig(lora=LoraConfig(depth=0.5))})
+    with pytest.raises(UsageError, match=r"its LoRA has depth 1.0, this run wants 0.5"):
+        lineage.require_fit(half, parent, BASE)
+
+
 def test_a_changed_adapter_is_refused(config):
     parent = lineage.find(config, "latest")
     (parent.adapter(config) / "adapter_model.safetensors").write_bytes(b"others")

@@ -134,16 +134,17 @@ def _fetch(snapshot: Snapshot, file: RemoteFile, folder: Path, bar: _Bar) -> Non
 
 def _stream(snapshot: Snapshot, file: RemoteFile, part: Path, bar: _Bar) -> None:
     """Append to `part` until it has the file's size, taking up the connection again where it broke."""
-    left = _ATTEMPTS
+    left, furthest = _ATTEMPTS, 0
     while (size := part.stat().st_size if part.is_file() else 0) != file.size or not part.is_file():
-        if size > file.size:
+        if size > file.size:  # left by an earlier run: of another file
             part.unlink()
             continue
+        furthest = max(furthest, size)
         try:
             with explained(snapshot.repo, snapshot.commit):
                 _append(snapshot, file, part, size, bar)
         except MachineError:
-            left = left - 1 if not part.is_file() or part.stat().st_size == size else _ATTEMPTS
+            left = _ATTEMPTS if part.is_file() and part.stat().st_size > furthest else left - 1
             if left <= 0:
                 raise
             time.sleep(min(2.0, 0.1 * 2 ** (_ATTEMPTS - left)))
@@ -162,9 +163,17 @@ def _append(snapshot: Snapshot, file: RemoteFile, part: Path, size: int, bar: _B
         with part.open("ab" if answer.status_code == 206 else "wb") as out:
             for chunk in answer.iter_raw():  # as they arrive: a larger chunk would be lost when the line breaks
                 out.write(chunk)
-                if out.tell() > file.size:  # never more than announced; the digest then tells
-                    return
+                if out.tell() > file.size:
+                    break
                 bar.show(out.tell())
+    if (got := part.stat().st_size) > file.size:
+        part.unlink()
+        raise MachineError(
+            f"what came as {file.name} has {got:,} bytes or more, and the hub announces {file.size:,}",
+            where=url,
+            fix="something between you and the hub answers in its place (a proxy's page?): open the address in a browser, "
+            "set HTTPS_PROXY or HF_ENDPOINT to what your network wants, and run again",
+        )
     if part.stat().st_size < file.size:
         raise MachineError(
             f"the hub ended {file.name} after {part.stat().st_size:,} of {file.size:,} bytes",

@@ -128,6 +128,24 @@ def vocabulary_of(paths: Sequence[Path]) -> Vocabulary:
     return load_vocabulary(own if own.is_file() else VOCABULARY)
 
 
+def require_common_vocabulary(folder: Path) -> None:
+    """A folder that is trained on may have a tools.yaml of its own only where it says what the project's says: training,
+    measuring, grammar and dm-tools.js know that one alone. Raises DataError."""
+    own = folder / "tools.yaml"
+    if not own.is_file() or own.resolve() == VOCABULARY.resolve():
+        return
+    ours, theirs = load_vocabulary(own).model_dump(), load_vocabulary().model_dump()
+    if ours == theirs:
+        return
+    listed = [{tool["name"]: tool for tool in side["tools"]} for side in (ours, theirs)]
+    names = sorted(name for name in {*listed[0], *listed[1]} if listed[0].get(name) != listed[1].get(name))
+    raise DataError(
+        f"this folder's tools.yaml has another vocabulary than the project's: {', '.join(names) or 'other slots'}",
+        where=str(own),
+        fix=f"put what is new into {VOCABULARY.parent.name}/{VOCABULARY.name}, which the whole pipeline reads, and remove this file",
+    )
+
+
 def reread(path: str, vocabulary: Vocabulary) -> Iterator[Text]:
     """The comparable texts of a file that was checked before."""
     file = Path(path)

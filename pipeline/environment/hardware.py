@@ -84,7 +84,9 @@ def bf16(root: Path = Path("/")) -> Fact[bool]:
 
 
 def cuda(root: Path = Path("/")) -> tuple[Fact[str | None], Fact[int]]:
-    """The first NVIDIA GPU's name and its memory in bytes."""
+    """The first NVIDIA GPU's name and its memory in bytes; none where the user keeps this process from it."""
+    if kept := cpu_on_purpose():
+        return Fact(None, kept), Fact(0, kept)
     answer = _command(["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"])
     if answer:
         name, _, mebibytes = answer.splitlines()[0].rpartition(",")
@@ -95,6 +97,22 @@ def cuda(root: Path = Path("/")) -> tuple[Fact[str | None], Fact[int]]:
     else:
         reason = "nvidia-smi is not there or lists no GPU, and no NVIDIA driver is loaded"
     return Fact(None, reason), Fact(0, reason)
+
+
+def cpu_on_purpose() -> str | None:
+    """The setting by which the user leaves a GPU alone, if there is one."""
+    if os.environ.get("DM_FORGE_DEVICE") == "cpu":
+        return "DM_FORGE_DEVICE=cpu leaves a GPU alone"
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return "CUDA_VISIBLE_DEVICES hides every GPU"
+    return None
+
+
+def nvidia_smi() -> str:
+    """The first GPU and its driver's version, in nvidia-smi's words."""
+    return "".join(
+        _command(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]).splitlines()[:1]
+    )
 
 
 def metal() -> Fact[bool]:

@@ -163,6 +163,11 @@ def _build(
     )
     llama_build.configure(recipe.project, tree, build, compiler, tuple(inputs["flags"]), log)
     llama_build.compile_targets(build, recipe.targets, compiler, stage, log, lock)
+    if llama_build.KERNELS in recipe.targets and not (build / "bin" / llama_build.KERNELS).is_file():
+        stage.note(
+            "without the kernels for training on a CPU, as this compiler has no OpenMP: PyTorch's serve, more slowly; "
+            f"to have them, install libomp-dev (or g++), remove {shelf / key} and run again"
+        )
     with files.atomic_path(shelf / key) as final:
         _gather(build / "bin", tree, final, recipe.targets)
         tools = {str(path.relative_to(final)): path.stat().st_size for path in sorted((final / "bin").iterdir())}
@@ -175,6 +180,7 @@ def _gather(binaries: Path, tree: Path, final: Path, targets: tuple[str, ...]) -
     """The tools with their libraries, and the part of the source that conversion needs."""
     (final / "bin").mkdir(parents=True)
     wanted = [binaries / target for target in targets]
+    wanted = [path for path in wanted if path.name != llama_build.KERNELS or path.is_file()]
     wanted += [path for path in binaries.iterdir() if ".so" in path.suffixes or path.suffix in (".dylib", ".metallib")]
     for path in wanted:
         shutil.copy2(path, final / "bin" / path.name, follow_symlinks=False)  # a library's short names are links

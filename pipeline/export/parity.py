@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 from pipeline.artifacts import Dataset, LlamaCpp
 from pipeline.config import ParityConfig
 from pipeline.data.chat import prompt_ids, render
-from pipeline.data.dataset import Message, Split, read_conversations
+from pipeline.data.dataset import Conversation, Message, Split, read_conversations
 from pipeline.errors import ExportError
 from pipeline.export.reference import trained_logits
 from pipeline.llama_server import LlamaServer, serve
@@ -51,7 +52,8 @@ class Agreement:
 
 
 def sequences(checkpoint: Path, dataset: Dataset, count: int, split: Split = "test") -> list[Sequence]:
-    """The first `count` conversations of a split, rendered as in training; compared where the DM's tokens are predicted."""
+    """`count` conversations of a split, drills and scenarios in turn, rendered as in training; compared where the DM's
+    tokens are predicted."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
@@ -63,11 +65,19 @@ def sequences(checkpoint: Path, dataset: Dataset, count: int, split: Split = "te
             fix="add scenarios; a corpus this small can do without choosing: name a --quant",
         )
     chosen = []
-    for conversation in held_out[:count]:
+    for conversation in in_turn(held_out)[:count]:
         rendered = render(tokenizer, conversation.messages)
         positions = [index - 1 for index, wanted in enumerate(rendered.supervised) if wanted]
         chosen.append(Sequence(conversation.id, conversation.messages, rendered.ids, positions))
     return chosen
+
+
+def in_turn(conversations: Iterable[Conversation]) -> list[Conversation]:
+    """Drill, scenario, drill, … in their order: the dataset is sorted, and its first ones are all of one kind."""
+    kinds: tuple[list[Conversation], list[Conversation]] = ([], [])
+    for one in conversations:
+        kinds[one.kind != "drills"].append(one)
+    return [one for pair in zip_longest(*kinds) for one in pair if one is not None]
 
 
 def prove(

@@ -35,6 +35,9 @@ class Precision:
 
 
 def pick_device() -> torch.device:
+    """The GPU that PyTorch reaches, unless DM_FORGE_DEVICE=cpu; else the CPU."""
+    if os.environ.get("DM_FORGE_DEVICE") == "cpu":
+        return torch.device("cpu")
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     if torch.backends.mps.is_available():
@@ -106,7 +109,7 @@ def _four_bit(dtype: torch.dtype) -> Any:
             where="training.method: qlora",
             fix="use training.method: lora",
         ) from error
-    if not torch.cuda.is_available():
+    if pick_device().type != "cuda":
         raise MachineError("QLoRA needs a CUDA GPU", where="training.method: qlora", fix="use training.method: lora")
     return BitsAndBytesConfig(
         load_in_4bit=True,

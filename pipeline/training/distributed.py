@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from pipeline.errors import MachineError, TrainingError
-from pipeline.training import adapter, batches, objective, shards
+from pipeline.training import adapter, batches, interrupt, objective, shards
 from pipeline.training.batches import Family, Sample
 from pipeline.training.cluster import Cluster, interface_towards
 from pipeline.training.trainer import OPTIMIZER, SCHEDULER, ForgeTrainer
@@ -160,7 +160,7 @@ class CrewTrainer(ForgeTrainer):
         asked = torch.tensor(float(self.session.interrupted()))
         dist.all_reduce(asked, dist.ReduceOp.MAX)
         if asked:
-            raise KeyboardInterrupt
+            raise interrupt.BetweenRows
         return super().training_step(model, step, num_items_in_batch)
 
     def _obey_interrupt(self) -> None:

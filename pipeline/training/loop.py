@@ -128,7 +128,13 @@ def _memory_plan(
         repeated=_repeated(base, config, work),
         compiled=native.loaded() is not None,
     )
-    return plan.remember(out / "plan.json", work.key, distributed.agree(made))
+    return _agreed(made, work.key, out)
+
+
+def _agreed(made: Plan, key: str, out: Path) -> Plan:
+    """Rank 0's plan on every rank, also where rank 0 remembers one of an earlier start: only it has the file."""
+    kept: Plan = distributed.agree(plan.remember(out / "plan.json", key, made) if distributed.rank() == 0 else None)
+    return kept
 
 
 def _repeated(base: BaseModel, config: TrainingConfig, work: Work) -> int:
@@ -238,11 +244,14 @@ def _run(trainer: ForgeTrainer, resume: Path | None) -> None:
     gc.freeze()  # the tokens of a whole corpus stay: nobody need walk through them in every collection
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    except KeyboardInterrupt:
+    except interrupt.BetweenRows:
         step = trainer.session.standing.step
         if step and trainer.state.global_step == step:
             trainer.save_checkpoint()
             trainer.session.stage.note(f"interrupted; the state after step {step} is kept")
+        raise
+    except KeyboardInterrupt:
+        trainer.session.stage.note("interrupted in the middle of a step; the last checkpoint is kept")
         raise
     finally:
         gc.unfreeze()

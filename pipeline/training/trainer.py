@@ -21,7 +21,7 @@ from trl import SFTTrainer
 from pipeline import files
 from pipeline.errors import TrainingError
 from pipeline.progress import Stage
-from pipeline.training import adapter, batches, checkpoint, memory, objective
+from pipeline.training import adapter, batches, checkpoint, interrupt, memory, objective
 from pipeline.training.batches import Family, MicroBatch, Step
 from pipeline.training.checkpoint import Journal, Standing
 from pipeline.training.frozen import FrozenLayers
@@ -140,7 +140,7 @@ class ForgeTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _obey_interrupt(self) -> None:
         if self.session.interrupted():
-            raise KeyboardInterrupt
+            raise interrupt.BetweenRows
 
     def _held_out(self) -> float:
         loss: float = objective.held_out_loss(self.model, self.session.held_out, self._row_tokens, self.args.device)
@@ -174,11 +174,13 @@ class ForgeTrainer(SFTTrainer):  # type: ignore[misc]
         loss = float(tr_loss)
         tr_loss.zero_()
         self._guard(step, loss, grad_norm)
-        self.session.standing = replace(self.session.standing, step=number)
+        standing = replace(self.session.standing, step=number)
         entry = self._entry(step, loss, grad_norm, learning_rate)
         if number in self.session.evaluate_at:
-            entry["held_out_loss"] = self._measure()
+            entry["held_out_loss"] = self._held_out()
+            standing = self._judged(standing, entry["held_out_loss"])
         self.session.journal.append(entry)
+        self.session.standing = standing  # only now: a step that is not measured and written down is not done
         self._report(entry)
         if number % _TRIM_EVERY == 0 and self.args.device.type == "cpu":
             memory.trim()
@@ -206,17 +208,16 @@ class ForgeTrainer(SFTTrainer):  # type: ignore[misc]
             "memory": memory.held(self.args.device),
         }
 
-    def _measure(self) -> float:
-        loss = self._held_out()
-        standing = self.session.standing.measured(loss)
+    def _judged(self, standing: Standing, loss: float) -> Standing:
+        """The standing after a held-out measurement: the best so far, and whether to stop."""
+        standing = standing.measured(loss)
         if self.session.patience and standing.without_progress >= self.session.patience:
             reason = f"held-out loss has not fallen in {standing.without_progress} measurements"
             standing = replace(standing, stopped=reason)
             self.session.stage.note(
                 f"stopping early at step {standing.step}: {reason}; the best was step {standing.best_step}"
             )
-        self.session.standing = standing
-        return loss
+        return standing
 
     def _report(self, entry: dict[str, Any]) -> None:
         shown: dict[str, float | str] = {"loss": entry["loss"]}

@@ -16,7 +16,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 @dataclass
 class Hub:
     """`files` are served as they are; `published` overrides the digest that the hub claims for one; `cut` ends a file
-    after so many bytes, `broken` makes it answer 503, and `breaks_after` does so once it was asked for."""
+    after so many bytes, `pages` are what a proxy answers instead of one, `broken` makes it answer 503, and `breaks_after` does so once it was asked for."""
 
     files: dict[str, bytes]
     repo: str = "tiny/base"
@@ -26,6 +26,7 @@ class Hub:
     members: tuple[str, ...] = ("Bearer hf_member",)
     published: dict[str, str] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
+    pages: dict[str, bytes] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
     breaks_after: set[str] = field(default_factory=set)
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
@@ -92,7 +93,7 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:  # noqa: C901 (a class, n
             if body and name in hub.breaks_after:
                 hub.breaks_after.remove(name)
                 hub.broken.add(name)
-            content, status = hub.files[name], 200
+            content, status = hub.pages.get(name, hub.files[name]), 200
             headers = {"X-Repo-Commit": hub.commit, "ETag": f'"{hashlib.sha256(content).hexdigest()}"'}
             if ranged := self.headers.get("Range"):
                 first = int(ranged.removeprefix("bytes=").rstrip("-"))

@@ -88,6 +88,19 @@ def test_bytes_that_are_not_the_published_ones_are_refused_and_not_kept(on_hub, 
     assert not list((tmp_path / "cache").rglob("base.json"))
 
 
+def test_a_page_larger_than_the_file_is_asked_for_so_often_and_then_explained(on_hub, tmp_path, quiet, monkeypatch):
+    monkeypatch.setattr(hub, "_ATTEMPTS", 2)
+    on_hub.pages["config.json"] = b"<html>blocked</html>" * 100
+    error = refusal(tmp_path, quiet, kind=MachineError)
+    size = len(on_hub.files["config.json"])
+    assert "config.json has 2,000 bytes" in error.what and f"announces {size:,}" in error.what
+    assert "HTTPS_PROXY" in error.fix
+    assert on_hub.asked_for("config.json") == [None, None]
+    assert not list((tmp_path / "cache").rglob("*.part"))
+    on_hub.pages.clear()
+    assert get(tmp_path, quiet).path.is_dir()
+
+
 @pytest.mark.parametrize(("token", "status", "said"), [(None, 401, "no token"), ("hf_other", 403, "no access")])
 def test_a_gated_base_says_how_to_accept_and_which_variable_holds_the_token(
     on_hub, tmp_path, quiet, monkeypatch, token, status, said

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -140,6 +142,24 @@ def test_a_compile_error_shows_the_lines_and_names_the_log(root: Path) -> None:
     assert caught.value.where is not None
     assert Path(caught.value.where).is_file()
     assert llama_cpp.find(root / "cache", mini.recipe(root, root / "tree")) is None
+
+
+def test_a_compiler_without_openmp_builds_the_tools_and_says_that_the_kernels_are_missing(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = mini.recipe(root, root / "tree")
+    project = (llama_cpp.RECIPE.project / "CMakeLists.txt").read_text(encoding="utf-8")
+    kernels = re.search(r"^if\(CMAKE_SYSTEM_NAME STREQUAL \"Linux\".*?^endif\(\)$", project, re.DOTALL | re.MULTILINE)
+    assert kernels
+    without = "set(CMAKE_DISABLE_FIND_PACKAGE_OpenMP ON)\nset(CMAKE_SYSTEM_NAME Linux)\n"
+    without += "set(CMAKE_SYSTEM_PROCESSOR x86_64)\n"
+    (recipe.project / "CMakeLists.txt").write_text(mini.CMAKE + without + kernels[0] + "\n", encoding="utf-8")
+    recipe = replace(recipe, targets=(*recipe.targets, llama_build.KERNELS))
+    with Reporter("plain").stage("llama.cpp") as stage:
+        built = llama_cpp.ensure(root / "cache", stage, root / "tree", recipe)
+    assert built.kernels is None and built.tool("mini-tool").is_file()
+    assert "install libomp-dev" in capsys.readouterr().err
+    assert llama_cpp.find(root / "cache", recipe) == built
 
 
 def test_a_full_disk_is_refused_before_the_work_with_the_number(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,11 @@ import torch
 from transformers import AutoTokenizer
 
 from bench import sizes
+from pipeline.artifacts import Dataset
 from pipeline.bases.memory import Shape
 from pipeline.config import ParityConfig
 from pipeline.data.chat import render
+from pipeline.data.dataset import Conversation, to_jsonl
 from pipeline.errors import ExportError
 from pipeline.export import parity
 from pipeline.export.convert import check, convert
@@ -64,6 +66,21 @@ def sequences(smollm2):
 def prove(folder, sequences, llama, **files):
     paths = {"checkpoint": folder / "checkpoint", "f16": folder / "f16.gguf", "quant": folder / "quant.gguf"} | files
     return parity.prove(paths["checkpoint"], paths["f16"], paths["quant"], sequences, llama, BOUNDS, 1)
+
+
+def test_the_proof_takes_drills_and_scenarios_in_turn(smollm2, tmp_path):
+    kinds = {"drills": 3, "scenario": 2}
+    held_out = [
+        Conversation(f"{kind}/{number}", "x.md", 1, kind, kind, "test", 1.0, MESSAGES)
+        for kind, count in kinds.items()
+        for number in range(count)
+    ]
+    path = tmp_path / "dataset.jsonl"
+    path.write_text(to_jsonl(held_out))
+    dataset = Dataset(path, path, "")
+    names = [one.name for one in parity.sequences(smollm2.path, dataset, 4)]
+    assert names == ["drills/0", "scenario/0", "drills/1", "scenario/1"]
+    assert [one.id for one in parity.in_turn(held_out)][4:] == ["drills/2"]
 
 
 def test_a_faithful_export_is_proven(exported, sequences, llama):

@@ -12,13 +12,14 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline import files
 from pipeline.errors import DataError, MachineError, TrainingError, UsageError
-from pipeline.training import batches, distributed, launch, loop
+from pipeline.training import batches, distributed, launch, loop, plan
 from pipeline.training.batches import Family, Sample
 from pipeline.training.cluster import Cluster, gather, interface_towards, is_own_address
 from pipeline.training.rank import Task
@@ -154,6 +155,19 @@ def test_divided_weights_draw_the_curve_too_and_resume(alone, base_of, dataset, 
     shutil.rmtree(max((tmp_path / "fsdp/checkpoints").glob("checkpoint-*")))
     launch.train(Cluster(2), task, stage)
     assert same(alone, tmp_path / "fsdp")
+
+
+def test_every_rank_takes_the_plan_that_rank_0_remembers(tmp_path, monkeypatch):
+    made = plan.Plan("lora", row_tokens=512, recompute=False, predicted_peak=1, available=2, reason="now")
+    earlier = replace(made, row_tokens=256, reason="then")
+    plan.remember(tmp_path / "plan.json", "key", earlier)
+    sent = []
+    monkeypatch.setattr(distributed, "agree", lambda value: sent.append(value) or value)
+    assert loop._agreed(made, "key", tmp_path) == earlier
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    monkeypatch.setattr(distributed, "agree", lambda value: sent[0])
+    assert loop._agreed(made, "key", tmp_path / "scratch") == earlier
+    assert not (tmp_path / "scratch").exists()
 
 
 @pytest.mark.dear

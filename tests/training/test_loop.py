@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from pipeline.config import TrainingConfig
 from pipeline.errors import DataError, TrainingError
-from pipeline.training import loop, objective, trainer
+from pipeline.training import interrupt, loop, objective, trainer
 from pipeline.training.batches import Family, Sample, Step
 from tests.training.conftest import ARCHITECTURES, conversation, write_dataset
 
@@ -202,6 +202,64 @@ def test_an_interrupt_keeps_the_last_step(base_of, dataset, config, tmp_path, st
     monkeypatch.undo()
     assert (tmp_path / "cut/checkpoints/checkpoint-000003").is_dir()
     assert run(dataset, base_of("llama"), config, tmp_path / "cut", stage).sha256 == whole.sha256
+
+
+def test_sigterm_is_deferred_and_keeps_the_last_step(base_of, dataset, config, tmp_path, stage, monkeypatch):
+    config = config.model_copy(update={"epochs": 1.0})
+    real = trainer.ForgeTrainer._held_out
+
+    def stopped(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(self)
+
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as cli.main does
+    try:
+        monkeypatch.setattr(trainer.ForgeTrainer, "_held_out", stopped)
+        with pytest.raises(interrupt.BetweenRows):
+            run(dataset, base_of("llama"), config, tmp_path, stage)
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "held_out_loss" in metrics(tmp_path)[-1]
+
+
+def test_a_second_signal_of_either_kind_is_obeyed_at_once():
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt, match="at once"), interrupt.deferred() as asked:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert asked()
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt as second:
+                raise KeyboardInterrupt("at once") from second
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(("owner", "name"), [(trainer.ForgeTrainer, "_held_out"), (torch.optim.AdamW, "step")])
+def test_an_interrupt_within_a_measurement_or_an_update_changes_no_byte(
+    owner, name, base_of, dataset, config, tmp_path, stage, monkeypatch
+):
+    config = config.model_copy(update={"checkpoint_interval": 1})
+    whole = run(dataset, base_of("llama"), config, tmp_path / "whole", stage)
+    real, calls = getattr(owner, name), []
+
+    def cut(self, *rest, **named):
+        calls.append(1)
+        if len(calls) == 2:
+            real(self, *rest, **named)
+            raise KeyboardInterrupt  # a second Ctrl-C may come at any bytecode
+        return real(self, *rest, **named)
+
+    monkeypatch.setattr(owner, name, cut)
+    with pytest.raises(KeyboardInterrupt):
+        run(dataset, base_of("llama"), config, tmp_path / "cut", stage)
+    monkeypatch.undo()
+    assert run(dataset, base_of("llama"), config, tmp_path / "cut", stage).sha256 == whole.sha256
+    assert [(entry["step"], entry["loss"], entry.get("held_out_loss")) for entry in metrics(tmp_path / "cut")] == [
+        (entry["step"], entry["loss"], entry.get("held_out_loss")) for entry in metrics(tmp_path / "whole")
+    ]
 
 
 def test_an_interrupt_after_the_last_row_is_obeyed_too(base_of, dataset, config, tmp_path, stage, monkeypatch):

@@ -63,6 +63,14 @@ def test_only_the_last_three_are_kept(tmp_path):
     assert len(store.versions(tmp_path / "models")) == 3
 
 
+def test_the_oldest_kept_model_comes_back_and_none_is_lost(tmp_path):
+    for name in ("one", "two", "three", "four"):
+        promote(tmp_path, name)
+    store.rollback(tmp_path / "models", "run-one")
+    assert shipped(tmp_path) == "one"
+    assert [item["run_id"] for item in store.versions(tmp_path / "models")] == ["run-four", "run-three", "run-two"]
+
+
 def test_a_projector_goes_with_its_model(tmp_path):
     projector = tmp_path / "projector"
     projector.write_text("eye")

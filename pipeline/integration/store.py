@@ -136,9 +136,15 @@ def rollback(models_dir: Path, version: str | None = None) -> dict[str, Any]:
 
 
 def _keep(models_dir: Path, metadata: dict[str, Any]) -> None:
-    """Link the shipped files into versions/."""
+    """Link the shipped files into versions/, if they are still those of `metadata`.
+
+    They are not after a promotion that was cut off: it had kept them already. The model is replaced first, so where it
+    is the old one, its projector and papers are too.
+    """
     folder = models_dir / VERSIONS / metadata["sha256"][:_SHORT]
     name = metadata["model_name"]
+    if files.sha256_file(model_path(models_dir, metadata)) != metadata["sha256"]:
+        return
     for path in (*names(models_dir, name), *_papers(models_dir, name).values()):
         if path.is_file():
             files.link_or_copy(path, folder / path.name)

@@ -52,7 +52,7 @@ class Comparison:
 
 
 def verify(name: str, config: Config, reporter: Reporter) -> list[Comparison]:
-    """Rebuild the run called `name` (its id, the begin of it, or its folder) and compare.
+    """Rebuild the run called `name` (its id, the beginning of it, or its folder) and compare.
 
     Raises ValidationError when the inputs are not those of the manifest (then nothing is built), or when an output
     differs. The rebuilt run is kept only when it differs.
@@ -89,7 +89,7 @@ def shelf(config: Config, reporter: Reporter) -> None:
 
 
 def find(name: str, runs: Path) -> Run:
-    """The run of that id, begin of an id, or folder. Raises UsageError where it is missing, ambiguous or unfinished."""
+    """The run of that id, beginning of an id, or folder. Raises UsageError where it is missing, ambiguous or unfinished."""
     known = sorted(path.parent for path in runs.glob("*/manifest.json"))
     folders = [Path(name)] if (Path(name) / "manifest.json").is_file() else []
     folders = folders or [path for path in known if path.name == name]

@@ -32,7 +32,7 @@ _CODE = Path(__file__).parent
 # Code that a run's name covers.
 _DECIDES = (
     *("data", "bases", "training", "environment/native", "export", "validation"),
-    *("exporting.py", "gguf_file.py", "language_model.py"),
+    *("exporting.py", "gguf_file.py", "language_model.py", "statistics.py"),
 )
 _PINNED = ("torch", "transformers", "trl", "peft", "accelerate", "safetensors", "tokenizers", "gguf", "numpy")
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.validation.statistics import paired, ratio
+from pipeline.statistics import paired, ratio
 
 
 def games(count, turns, share, seed=0):

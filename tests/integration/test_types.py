@@ -66,7 +66,10 @@ def test_strange_calls_are_left_out_and_players_see_no_commands(ask):
 
 CALLS = [
     *EXAMPLES,
-    *(f"[roll: {dice}]" for dice in ("20d6", "21d6", "9999d7", "1d7", "1d100+30", "1d20-30", "1d20-31", "2d6+999", "0d6")),
+    *(
+        f"[roll: {dice}]"
+        for dice in ("20d6", "21d6", "9999d7", "1d7", "1d100+30", "1d20-30", "1d20-31", "2d6+999", "0d6")
+    ),
     *(f"[health: Elara, {change}]" for change in ("+1", "+0", "-0", "-999", "-1000", "+999999999", "5", "+07")),
     *(f"[spellcast: Elara, {'x' * length}]" for length in (60, 61)),
     *(f"[inventory: Elara, +{'𝔵' * length}]" for length in (60, 61)),  # two UTF-16 units each

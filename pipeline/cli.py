@@ -132,7 +132,8 @@ def validate(json_output: Json = False) -> None:
 @app.command()
 def verify(
     run: Annotated[
-        str | None, typer.Argument(help="A run's id, the begin of one, or its folder; the shipped files when left out.")
+        str | None,
+        typer.Argument(help="A run's id, the beginning of its name, or its folder; the shipped files when left out."),
     ] = None,
     json_output: Json = False,
 ) -> None:
@@ -235,7 +236,7 @@ def models_list() -> None:
 
 @models.command("rollback")
 def models_rollback(
-    version: Annotated[str | None, typer.Argument(help="A run's id or the begin of a digest.")] = None,
+    version: Annotated[str | None, typer.Argument(help="A run's id or the beginning of a digest.")] = None,
 ) -> None:
     """Ship an earlier model again: the one before, or VERSION."""
     from pipeline.aftercare import rollback

@@ -164,7 +164,7 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> Config:
         return Config.model_validate(settings)
     except ValidationError as error:
         raise UsageError(
-            _explain(error), where=str(path), fix="see configs/train.yaml for every key and its bounds"
+            _explain(error), where=str(path), fix="see pipeline/config.py for every key and its bounds"
         ) from error
 
 

@@ -153,7 +153,6 @@ def _quantise(
         threads=journey.threads,
         max_bytes=largest,
         margin=config.auto.margin,
-        seed=journey.config.seed,
         score=lambda model: _hits(journey, dataset, llama, model, stage),
         imatrix=matrix,
     )
@@ -161,8 +160,8 @@ def _quantise(
     return found.kind, found.report()
 
 
-def _hits(journey: Journey, dataset: Dataset, llama: LlamaCpp, model: Path, stage: Stage) -> list[float]:
-    """1 for each dev turn whose tool calls are the gold ones, else 0; always the same turns in the same order."""
+def _hits(journey: Journey, dataset: Dataset, llama: LlamaCpp, model: Path, stage: Stage) -> list[tuple[str, float]]:
+    """Its conversation and 1 for each dev turn whose tool calls are the gold ones, else 0; always the same turns in the same order."""
     from pipeline.data.dataset import read_conversations
     from pipeline.validation.evaluate import fair_share, judge_all
     from pipeline.validation.play import play
@@ -178,7 +177,7 @@ def _hits(journey: Journey, dataset: Dataset, llama: LlamaCpp, model: Path, stag
             max_tokens=settings.max_reply_tokens,
             on_turn=lambda done, total: stage.update(done, total, f"dev turns of {model.stem}"),
         )
-    return [float(judged.hit) for judged in judge_all(replies, chosen)]
+    return [(judged.conversation, float(judged.hit)) for judged in judge_all(replies, chosen)]
 
 
 def _matrix(journey: Journey, dataset: Dataset, checkpoint: Path, f16: Path, llama: LlamaCpp, kind: str) -> Path | None:
@@ -205,10 +204,10 @@ def _choice_inputs(journey: Journey, dataset: Dataset) -> list[Any]:
     if config.quantization != "auto":
         return []
     return [
-        [config.auto.model_dump(mode="json"), config.parity.model_dump(mode="json"), journey.config.seed],
+        [config.auto.model_dump(mode="json"), config.parity.model_dump(mode="json")],
         [play.slots, play.context, play.max_reply_tokens],
         split_digest(dataset, ("dev",)),
-        code_digest("validation", "data/tools.py", "game.py"),
+        code_digest("validation", "statistics.py", "data/tools.py", "game.py"),
     ]
 
 

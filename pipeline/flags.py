@@ -11,7 +11,10 @@ from pipeline.errors import UsageError
 
 
 def assign(overrides: dict[str, Any], assignment: str) -> None:
-    """Put `section.key=value`, the value read as YAML, into nested overrides. Raises UsageError."""
+    """Put `section.key=value`, the value read as YAML, into nested overrides. Raises UsageError.
+
+    A section that another flag has given a value of its own (`--base x --set base.y=1`) has no keys to set.
+    """
     key, equals, value = assignment.partition("=")
     if not equals:
         raise UsageError(
@@ -20,7 +23,24 @@ def assign(overrides: dict[str, Any], assignment: str) -> None:
     *sections, last = key.strip().split(".")
     for section in sections:
         overrides = overrides.setdefault(section, {})
-    overrides[last] = yaml.safe_load(value)
+        if not isinstance(overrides, dict):
+            raise UsageError(
+                f"--set {assignment!r} wants keys below {section!r}, which another flag sets to {overrides!r}",
+                where="--set",
+                fix=f"leave one of the two out; a single value is written --set {section}=value",
+            )
+    overrides[last] = _yaml(key, value)
+
+
+def _yaml(key: str, value: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UsageError(
+            f"--set {key}={value}: {value!r} is not readable YAML",
+            where="--set",
+            fix=f"close what is open, or quote it where it is text: --set '{key}=\"{value}\"'",
+        ) from error
 
 
 def gigabytes(text: str | None) -> float | None:

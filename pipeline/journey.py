@@ -32,7 +32,7 @@ _CODE = Path(__file__).parent
 # Code that a run's name covers.
 _DECIDES = (
     *("data", "bases", "training", "environment/native", "export", "validation"),
-    *("exporting.py", "gguf_file.py", "language_model.py"),
+    *("exporting.py", "gguf_file.py", "language_model.py", "statistics.py"),
 )
 _SOURCES = (".py", ".yaml", ".cpp", ".h", ".css", ".js", ".txt", ".json")  # CMakeLists.txt, package-lock.json
 _PINNED = ("torch", "transformers", "trl", "peft", "accelerate", "safetensors", "tokenizers", "gguf", "numpy")

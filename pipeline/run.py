@@ -135,7 +135,9 @@ def validate(journey: Journey, dataset: Dataset, baseline: Path, llama: LlamaCpp
     settings = config.model_dump(mode="json")
     proven = run.manifest()["stages"]["export"]["outputs"]
     rival, rival_digest = shipping.rival(journey.config.models_dir, run)
-    code = code_digest("validation", "data/tools.py", "game.py", "llama_server.py", "integration/grammar.py")
+    code = code_digest(
+        "validation", "statistics.py", "data/tools.py", "game.py", "llama_server.py", "integration/grammar.py"
+    )
     test = split_digest(dataset, ("test",))
     key = files.sha256_json([proven, baseline.name, rival_digest, settings, test, llama_identity(llama), code])
 

@@ -52,7 +52,7 @@ class Comparison:
 
 
 def verify(name: str, config: Config, reporter: Reporter) -> list[Comparison]:
-    """Rebuild the run called `name` (its id, the begin of it, or its folder) and compare.
+    """Rebuild the run called `name` (its id, the beginning of it, or its folder) and compare.
 
     Raises ValidationError when the inputs are not those of the manifest (then nothing is built), or when an output
     differs. The rebuilt run is kept only when it differs.
@@ -60,14 +60,17 @@ def verify(name: str, config: Config, reporter: Reporter) -> list[Comparison]:
     recorded = find(name, config.output_dir)
     manifest = recorded.manifest()
     journey = again(recorded, manifest, config, reporter)
-    files.remove(journey.config.output_dir)
-    with exclusive(journey.config.output_dir):
+    place = journey.config.output_dir
+    with exclusive(place.parent):  # its lock lies outside of what is removed here, or two could each hold one
+        files.remove(place)
         _require(faults(manifest, describe(journey), journey.run.run_id), recorded)  # before anything dear
         base, llama = inputs(journey, manifest)
         found = describe(journey, base, llama)
         _require(faults(manifest, found, journey.run.run_id), recorded)
         rebuild(journey, base, llama)
         compared = list(compare(recorded, journey.run))
+        if all(line.ok for line in compared):
+            files.remove(place)
     reporter.result([str(line) for line in compared], run=recorded.run_id, outputs=[asdict(line) for line in compared])
     different = [line.output for line in compared if not line.ok]
     if different:
@@ -76,7 +79,6 @@ def verify(name: str, config: Config, reporter: Reporter) -> list[Comparison]:
             where=f"{recorded.folder}, rebuilt in {journey.run.folder}",
             fix=explain(compared, manifest, found),
         )
-    files.remove(journey.config.output_dir)
     return compared
 
 
@@ -87,7 +89,7 @@ def shelf(config: Config, reporter: Reporter) -> None:
 
 
 def find(name: str, runs: Path) -> Run:
-    """The run of that id, begin of an id, or folder. Raises UsageError where it is missing, ambiguous or unfinished."""
+    """The run of that id, beginning of an id, or folder. Raises UsageError where it is missing, ambiguous or unfinished."""
     known = sorted(path.parent for path in runs.glob("*/manifest.json"))
     folders = [Path(name)] if (Path(name) / "manifest.json").is_file() else []
     folders = folders or [path for path in known if path.name == name]

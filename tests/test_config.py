@@ -4,6 +4,7 @@ import pytest
 
 from pipeline.config import CONFIGS, load, preset_path
 from pipeline.errors import UsageError
+from pipeline.flags import assign
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -46,3 +47,18 @@ def test_an_unknown_preset_names_the_known_ones():
 def test_a_missing_file_is_named():
     with pytest.raises(UsageError, match=r"nowhere\.yaml"):
         load(Path("nowhere.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said", "fix"),
+    [
+        ("base.y=1", "wants keys below 'base', which another flag sets to 'x'", "--set base=value"),
+        ("a=[1", "'[1' is not readable YAML", """--set 'a="[1"'"""),
+        ("a", "wants key=value, not 'a'", "--set training.epochs=2"),
+    ],
+)
+def test_a_set_that_cannot_be_is_bad_usage_that_says_what_to_write(assignment, said, fix):
+    with pytest.raises(UsageError) as error:
+        assign({"base": "x"}, assignment)
+    assert error.value.exit_code == 2
+    assert said in error.value.what and fix in error.value.fix

@@ -8,7 +8,17 @@ import pytest
 PIPELINE = Path(__file__).parents[1] / "pipeline"
 STAGES = {"environment", "data", "bases", "training", "export", "validation", "integration"}
 FORMAT = {"pipeline.data.scenario", "pipeline.data.tools", "pipeline.data.chat", "pipeline.data.dataset"}
-GROUND = {"artifacts", "config", "files", "progress", "errors", "gguf_file", "llama_server", "language_model"}
+GROUND = {
+    "artifacts",
+    "config",
+    "files",
+    "progress",
+    "errors",
+    "gguf_file",
+    "llama_server",
+    "language_model",
+    "statistics",
+}
 ORDER = {"errors": 0, "files": 1, "gguf_file": 1, "progress": 1, "config": 1, "artifacts": 2, "llama_server": 3}
 MODULES = sorted(PIPELINE.rglob("*.py"))
 

@@ -9,8 +9,8 @@ import pytest
 from pipeline import files, verify
 from pipeline.artifacts import Run
 from pipeline.config import Config
-from pipeline.errors import UsageError, ValidationError
-from pipeline.journey import Journey, close_manifest, describe
+from pipeline.errors import MachineError, UsageError, ValidationError
+from pipeline.journey import Journey, close_manifest, describe, exclusive
 from pipeline.progress import Reporter
 from tests import tiny
 from tests.provenance import made
@@ -82,6 +82,17 @@ def test_a_planted_digest_is_found_and_both_runs_are_kept(again, capsys):
     assert [line[:27] for line in told if not line.startswith("✓")] == ["✗ data/split.json: differs "]
     assert any(line.startswith("✓ export/model-Q8_0.gguf: same (") for line in told)
     assert list((again.folder.parent.parent / "verify").glob("*/*/data/split.json"))
+
+
+def test_a_second_verification_leaves_alone_what_the_first_one_builds(tmp_path):
+    run = Run(tmp_path / "runs" / "tiny-1")
+    settings = Config().model_dump(mode="json")
+    run.write_manifest({"run_id": run.run_id, "exit": 0, "config": settings, "host": {"threads": 1}, "stages": {}})
+    built = tmp_path / "verify" / run.run_id / "half-built"
+    files.write_text(built, "by the first one")
+    with exclusive(tmp_path / "verify"), pytest.raises(MachineError, match="another run is at work"):
+        verify.verify(run.run_id, config(run), QUIET)
+    assert built.is_file()
 
 
 INPUTS = [

@@ -139,6 +139,12 @@ def require_fits(name: str, kind: str, largest: float) -> None:
     )
 
 
+def runtimes(architecture: str) -> tuple[str, ...]:
+    """Runtimes that load a GGUF of this architecture; none where nobody has tried."""
+    content = yaml.safe_load(CATALOGUE.read_text(encoding="utf-8"))
+    return tuple(content["runtimes"].get(architecture, ()))
+
+
 def find(name: str) -> Entry:
     """The catalogue's entry, by its name or its hub id. Raises BaseModelError with the nearest names if there is none."""
     if entry := known(name):

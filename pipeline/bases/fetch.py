@@ -70,7 +70,7 @@ def _local(folder: Path) -> BaseModel:
         licence="unknown: a local folder",
         multimodal=found.multimodal,
         origin="local folder",
-        runtimes=_runtimes(found.architecture),
+        runtimes=_runtimes(found.config),
     )
 
 
@@ -135,7 +135,7 @@ def _from_hub(
         licence=entry.licence if entry else record["licence"],
         multimodal=record["multimodal"],
         origin=f"{repo}@{record['commit']}",
-        runtimes=entry.runtimes if entry else _runtimes(record["architecture"]),
+        runtimes=entry.runtimes if entry else _runtimes(files.read_json(folder / "config.json")),
     )
 
 
@@ -218,6 +218,6 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _runtimes(architecture: str) -> tuple[str, ...]:
-    """Runtimes that load a GGUF of this architecture, as far as the catalogue knows."""
-    return next((e.runtimes for e in catalog.entries().values() if e.architecture == architecture), ())
+def _runtimes(config: dict[str, Any]) -> tuple[str, ...]:
+    """Runtimes that load what this checkpoint becomes: a GGUF names the family, where config.json may say mistral."""
+    return catalog.runtimes(checkpoint.family(config))

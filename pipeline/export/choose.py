@@ -2,14 +2,14 @@
 
 Candidates are tried from the smallest. One is taken when its numbers stay near those of the f16 file (KL divergence and
 top-1 agreement within the parity bounds) and the Dungeon Master's turns it plays are not worse: scored turn by turn
-against the f16 file's, no more than `margin` lower on average and not significantly lower by a paired bootstrap. Speed
-is measured and told; it decides nothing, or a busy hour of the machine would choose another file from the same inputs.
+against the f16 file's, no more than `margin` lower on average and not significantly lower by a paired bootstrap over
+conversations. Speed is measured and told; it decides nothing, or a busy hour of the machine would choose another file
+from the same inputs.
 """
 
 from __future__ import annotations
 
 import json
-import random
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -23,9 +23,10 @@ from pipeline.config import ParityConfig
 from pipeline.errors import ExportError
 from pipeline.export import parity
 from pipeline.export.quantize import KINDS, predict_sizes, quantize, takes_matrix, too_large
+from pipeline.statistics import difference as mean_difference
 
-Score = Callable[[Path], Sequence[float]]  # a model file → 0…1 for each held-out turn, always in the same order
-_RESAMPLES = 2000
+Scores = Sequence[tuple[str, float]]  # (conversation, 0…1) for each held-out turn, always in the same order
+Score = Callable[[Path], Scores]  # by a model's file
 _TIMED = 32  # tokens
 
 
@@ -81,7 +82,6 @@ def choose(
     threads: int,
     max_bytes: float,
     margin: float,
-    seed: int,
     score: Score | None = None,
     imatrix: Path | None = None,
 ) -> Choice:
@@ -103,7 +103,7 @@ def choose(
             shipped = parity.llama_logits(path, sequences, llama, threads, "f16", Path(work) / kind)
             near = parity.compare(exact, shipped, sequences)
             within = near.mean_kl <= bounds.quant_mean_kl and near.top1 >= bounds.quant_top1
-            difference = paired_difference(wanted, list(score(path)), seed) if within and score and wanted else None
+            difference = paired_difference(wanted, list(score(path))) if within and score and wanted else None
             verdict = _verdict(within, difference, margin)
             speed = tokens_per_second(path, llama, threads)
             tried.append(Candidate(kind, path.stat().st_size, near.mean_kl, near.top1, difference, speed, verdict))
@@ -134,18 +134,16 @@ def tokens_per_second(model: Path, llama: LlamaCpp, threads: int) -> float:
     return float(sorted(json.loads(done.stdout)[0]["samples_ts"])[1])
 
 
-def paired_difference(reference: Sequence[float], other: Sequence[float], seed: int) -> Difference:
-    """Mean and 95 % bootstrap interval of `other` minus `reference`, both scored on the same turns."""
-    if len(reference) != len(other) or not reference:
+def paired_difference(reference: Scores, other: Scores) -> Difference:
+    """Mean and 95 % bootstrap interval, over conversations, of `other` minus `reference` on the same turns."""
+    if [turn[0] for turn in reference] != [turn[0] for turn in other] or not reference:
         raise ExportError(
             f"turns cannot be paired: {len(reference)} scores for the f16 file, {len(other)} for the candidate",
             fix="score the same held-out turns for every file",
         )
-    differences = [b - a for a, b in zip(reference, other, strict=True)]
-    draw = random.Random(seed)  # noqa: S311  resampling, not secrecy
-    count = len(differences)
-    means = sorted(sum(draw.choices(differences, k=count)) / count for _ in range(_RESAMPLES))
-    return Difference(sum(differences) / count, means[int(0.025 * _RESAMPLES)], means[int(0.975 * _RESAMPLES) - 1])
+    turns = zip(reference, other, strict=True)
+    found = mean_difference((conversation, ours, theirs) for (conversation, theirs), (_, ours) in turns)
+    return Difference(found.value, found.low, found.high)
 
 
 def _verdict(within: bool, difference: Difference | None, margin: float) -> str:

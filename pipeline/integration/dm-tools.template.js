@@ -38,13 +38,23 @@ function parse(tool, text) {
   for (const form of FORMS) {
     if (form.tool !== tool) continue;
     const found = new RegExp(form.pattern, "u").exec(text);
-    if (found) {
+    if (found && Object.entries(form.bounds).every(([name, bounds]) => holds(bounds, found.groups[name]))) {
       const slots = { ...found.groups };
       for (const name of form.numbers) slots[name] = Number(slots[name]);
       return { tool, form: form.form, ...slots };
     }
   }
   return null;
+}
+
+/** Whether a value that has its slot's shape lies in its bounds; text is counted in characters, not in UTF-16 units. */
+function holds(bounds, value) {
+  if ("sides" in bounds) {
+    const [, count, sides, bonus] = /^(\d+)d(\d+)(.*)$/.exec(value);
+    return Number(count) <= bounds.count && bounds.sides.includes(Number(sides)) && Math.abs(bonus) <= bounds.bonus;
+  }
+  if ("length" in bounds) return [...value].length <= bounds.length;
+  return bounds.minimum <= Number(value) && Number(value) <= bounds.maximum;
 }
 
 function signed(value) {

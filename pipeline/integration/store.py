@@ -82,6 +82,7 @@ def promote(
         else:
             path.unlink(missing_ok=True)
     files.write_json(models_dir / METADATA, metadata)
+    _drop_versions(models_dir, metadata)
     return target, projector if mmproj else None
 
 
@@ -131,18 +132,28 @@ def rollback(models_dir: Path, version: str | None = None) -> dict[str, Any]:
         )
     base = chosen["model_name"].removeprefix("custom-dnd-")
     promote(model, mmproj if mmproj.is_file() else None, chosen, models_dir, base, _read_papers(folder, model.stem))
-    files.remove(folder)
     return chosen
 
 
 def _keep(models_dir: Path, metadata: dict[str, Any]) -> None:
-    """Link the shipped files into versions/, and drop the oldest ones beyond the limit."""
+    """Link the shipped files into versions/, if they are still those of `metadata`.
+
+    They are not after a promotion that was cut off: it had kept them already. The model is replaced first, so where it
+    is the old one, its projector and papers are too.
+    """
     folder = models_dir / VERSIONS / metadata["sha256"][:_SHORT]
     name = metadata["model_name"]
+    if files.sha256_file(model_path(models_dir, metadata)) != metadata["sha256"]:
+        return
     for path in (*names(models_dir, name), *_papers(models_dir, name).values()):
         if path.is_file():
             files.link_or_copy(path, folder / path.name)
     files.write_json(folder / METADATA, metadata)
+
+
+def _drop_versions(models_dir: Path, shipped: dict[str, Any]) -> None:
+    """Drop the shipped model from versions/, and the oldest ones beyond the limit: last, as it may have come from there."""
+    files.remove(models_dir / VERSIONS / shipped["sha256"][:_SHORT])
     for old in versions(models_dir)[_KEPT:]:
         files.remove(models_dir / VERSIONS / old["sha256"][:_SHORT])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from pipeline import files
 from pipeline.data.tools import Form, Slot, Vocabulary, compile_template, load_vocabulary
@@ -63,6 +64,7 @@ def functions(vocabulary: Vocabulary | None = None) -> str:
             "change": form.hit_points,
             "d20": any(known.slots[slot].kind == "d20" for slot in _result_slots(form, known)),
             "dice": next((slot for slot in form.slots if known.slots[slot].kind == "dice"), None),
+            "bounds": {slot: bounds for slot in form.slots if (bounds := _bounds(known.slots[slot]))},
         }
         for tool in known.tools
         for form in tool.forms
@@ -90,6 +92,15 @@ def _slot_type(name: str, slot: Slot) -> str:
     if slot.kind == "dice":
         return "`${number}d${number}` | `${number}d${number}+${number}` | `${number}d${number}-${number}`"
     return "number" if slot.kind == "integer" else "string"
+
+
+def _bounds(slot: Slot) -> dict[str, Any]:
+    """What a value must keep to beyond its shape, as `holds` in the template checks it."""
+    if slot.kind == "integer":
+        return {"minimum": slot.minimum, "maximum": slot.maximum}
+    if slot.kind == "text":
+        return {"length": slot.length}
+    return {"count": slot.count, "sides": slot.sides, "bonus": slot.bonus} if slot.kind == "dice" else {}
 
 
 def _result_slots(form: Form, vocabulary: Vocabulary) -> list[str]:

@@ -6,8 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pipeline.statistics import Figure, paired, ratio
 from pipeline.validation import prose
-from pipeline.validation.statistics import Figure, paired, ratio
 from pipeline.validation.tool_calls import NO_CALL, Judged, key
 
 Figures = dict[str, Any]

@@ -10,10 +10,10 @@ from pipeline.data.dataset import Conversation, Message
 from pipeline.data.tools import find_calls
 from pipeline.game import Table, toolcall, toolcall_text
 from pipeline.llama_server import LlamaServer
+from pipeline.statistics import ratio
 from pipeline.validation import context, prose
 from pipeline.validation.play import turns
 from pipeline.validation.servers import answer, share_out
-from pipeline.validation.statistics import ratio
 
 _CHAIN = 3  # results fed back before the player speaks again: a model that only calls would never let anyone speak
 

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from pipeline.bases import checkpoint, fetch, safetensors_file
+from pipeline.bases import catalog, checkpoint, fetch, safetensors_file
 from pipeline.errors import BaseModelError
+from pipeline.integration.runtimes import runtimes
 from tests.bases import small
 
 
@@ -28,6 +29,26 @@ def test_a_whole_folder_goes_through_and_its_digest_follows_its_bytes(folder, tm
     assert fetch.ensure(str(folder), tmp_path / "cache", quiet).digest == base.digest
     (folder / "generation_config.json").write_text("{}")
     assert fetch.ensure(str(folder), tmp_path / "cache", quiet).digest != base.digest
+
+
+@pytest.mark.parametrize(
+    ("architecture", "model_type", "runtime"),
+    [
+        ("MistralForCausalLM", "mistral", "cactus@0.2"),
+        ("Qwen2ForCausalLM", "qwen2", "cactus@0.2"),
+        ("Gemma3ForCausalLM", "gemma3_text", "cactus@0.2"),
+    ],
+)
+def test_a_local_base_has_the_runtimes_of_the_family_it_becomes(
+    folder, tmp_path, quiet, architecture, model_type, runtime
+):
+    change(folder, "config.json", architectures=[architecture], model_type=model_type)
+    assert runtime in fetch.ensure(str(folder), tmp_path / "cache", quiet).runtimes
+
+
+@pytest.mark.parametrize("family", sorted({*checkpoint.PROVEN.values(), *checkpoint.LIKELY.values()}))
+def test_the_catalogue_and_the_table_of_runtimes_agree(family):
+    assert catalog.runtimes(family) == tuple(row.name for row in runtimes() if family in row.architectures)
 
 
 def test_an_empty_or_missing_folder_is_said(tmp_path, quiet):

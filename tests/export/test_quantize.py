@@ -124,7 +124,6 @@ def run(made, folder, sequences, llama, *, max_bytes=1e9, score=None, **bounds):
         threads=1,
         max_bytes=max_bytes,
         margin=0.02,
-        seed=1,
         score=score,
     )
 
@@ -134,7 +133,13 @@ def scores(**by_kind):
     return lambda path: next((turns for kind, turns in by_kind.items() if kind in path.name), by_kind["f16"])
 
 
-GOOD, WORSE, ALIKE = [1.0, 0.0] * 100, [0.0] * 30 + [1.0, 0.0] * 85, [0.0, 1.0] + [1.0, 0.0] * 99
+def played(hits, turns=2):
+    """Each turn's score with its conversation, of `turns` each."""
+    return [(f"game {index // turns}", hit) for index, hit in enumerate(hits)]
+
+
+GOOD, WORSE = played([1.0, 0.0] * 100), played([0.0] * 30 + [1.0, 0.0] * 85)
+ALIKE = played([0.0, 1.0] + [1.0, 0.0] * 99)
 
 
 def test_the_smallest_that_is_not_worse_is_taken(made, tmp_path, sequences, llama):
@@ -163,12 +168,20 @@ def test_every_candidate_worse_is_an_error_that_names_them(made, tmp_path, seque
 
 
 def test_the_bootstrap_pairs_turns():
-    assert asdict(paired_difference(GOOD, GOOD, 1)) == {"mean": 0.0, "low": 0.0, "high": 0.0}
-    worse = paired_difference(GOOD, WORSE, 1)
+    assert asdict(paired_difference(GOOD, GOOD)) == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    worse = paired_difference(GOOD, WORSE)
     assert worse.low < worse.mean < worse.high < 0
-    assert paired_difference(GOOD, WORSE, 1) == worse
+    assert paired_difference(GOOD, WORSE) == worse
     with pytest.raises(ExportError, match="cannot be paired: 200 scores"):
-        paired_difference(GOOD, GOOD[:-1], 1)
+        paired_difference(GOOD, GOOD[:-1])
+
+
+def test_turns_of_one_game_hang_together_when_files_are_compared():
+    f16, spoilt = [1.0] * 200, [0.0] * 20 + [1.0] * 180  # one game of ten, or twenty of two hundred
+    together = paired_difference(played(f16, 20), played(spoilt, 20))
+    apart = paired_difference(played(f16, 1), played(spoilt, 1))
+    assert together.mean == apart.mean == -0.1
+    assert apart.high < 0 <= together.high
 
 
 def test_the_table_in_the_docs_is_what_the_script_prints(llama):

@@ -63,6 +63,44 @@ def test_only_the_last_three_are_kept(tmp_path):
     assert len(store.versions(tmp_path / "models")) == 3
 
 
+def test_the_oldest_kept_model_comes_back_and_none_is_lost(tmp_path):
+    for name in ("one", "two", "three", "four"):
+        promote(tmp_path, name)
+    store.rollback(tmp_path / "models", "run-one")
+    assert shipped(tmp_path) == "one"
+    assert [item["run_id"] for item in store.versions(tmp_path / "models")] == ["run-four", "run-three", "run-two"]
+
+
+def test_a_promotion_cut_off_and_run_again_keeps_the_old_model_as_it_was(tmp_path, monkeypatch):
+    def die(path, value):
+        raise KeyboardInterrupt
+
+    projector = tmp_path / "projector"
+    projector.write_text("eye")
+    promote(tmp_path, "one", projector)
+    write = files.write_json
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        # dies at the new model's metadata, when its file has taken the old one's place
+        patch.setattr(
+            files, "write_json", lambda path, value: (write if store.VERSIONS in path.parts else die)(path, value)
+        )
+        promote(tmp_path, "two")
+    assert shipped(tmp_path) == "two"
+    promote(tmp_path, "two")
+    store.rollback(tmp_path / "models")
+    assert shipped(tmp_path) == "one"
+    assert (tmp_path / "models" / "custom-dnd-tiny-mmproj.gguf").read_text() == "eye"
+
+
+def test_a_file_that_is_not_what_its_metadata_says_is_not_kept(tmp_path):
+    promote(tmp_path, "one")
+    shelf = tmp_path / "models" / "custom-dnd-tiny.gguf"
+    shelf.unlink()
+    shelf.write_text("damaged")
+    promote(tmp_path, "two")
+    assert store.versions(tmp_path / "models") == []
+
+
 def test_a_projector_goes_with_its_model(tmp_path):
     projector = tmp_path / "projector"
     projector.write_text("eye")

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 import yaml
 
-from pipeline.data.tools import VOCABULARY, Vocabulary, load_vocabulary
+from pipeline.data.tools import VOCABULARY, Vocabulary, find_calls, load_vocabulary
 from pipeline.integration import types
 
 NODE = shutil.which("node")
@@ -62,6 +62,28 @@ def test_strange_calls_are_left_out_and_players_see_no_commands(ask):
     assert ask('dm.findCalls("[transition: campfire] [roll: sneakiness] [note]")') == []
     assert ask('dm.shownText("It is dark.\\n\\n[roll: stealth]")') == "It is dark."
     assert ask('dm.toolcallMessage("stealth: 1")') == "<TOOLCALL>stealth: 1</TOOLCALL>"
+
+
+CALLS = [
+    *EXAMPLES,
+    *(
+        f"[roll: {dice}]"
+        for dice in ("20d6", "21d6", "9999d7", "1d7", "1d100+30", "1d20-30", "1d20-31", "2d6+999", "0d6")
+    ),
+    *(f"[health: Elara, {change}]" for change in ("+1", "+0", "-0", "-999", "-1000", "+999999999", "5", "+07")),
+    *(f"[spellcast: Elara, {'x' * length}]" for length in (60, 61)),
+    *(f"[inventory: Elara, +{'𝔵' * length}]" for length in (60, 61)),  # two UTF-16 units each
+    "[health: , -5]",
+    "[check: stealth]",
+]
+
+
+@needs_node
+def test_javascript_accepts_the_calls_that_python_accepts(ask):
+    known = load_vocabulary()
+    ours = [known.match(find_calls(call)[0]) is not None for call in CALLS]
+    assert ask(f"{json.dumps(CALLS)}.map((text) => dm.findCalls(text).length === 1)") == ours
+    assert ours.count(False) == 16
 
 
 def test_a_new_tool_is_in_types_and_functions_at_once():

@@ -9,8 +9,9 @@ from xml.etree import ElementTree
 import pytest
 
 from pipeline import files
-from pipeline.artifacts import Run
+from pipeline.artifacts import Run, StageRecord
 from pipeline.data.dataset import to_jsonl
+from pipeline.export.choose import Candidate, Choice, Difference
 from pipeline.validation.evaluate import _lines, judge_all
 from pipeline.validation.figures import compare, figures
 from pipeline.validation.report import write_report
@@ -102,15 +103,15 @@ def test_the_unshrunk_file_the_choice_and_the_other_client_are_shown(run):
     turn = {"player": "I hide.", "shown": "Dark & cold.", "results": ["stealth: 3 + 2(skill) = *5*"]}
     other = {"state": "played", "reason": "tiny client 1.0 loads the file", "turns": [turn]}
     files.write_json(run.validation / "validation.json", result | {"exact": result["baseline"], "runtime_check": other})
-    loss = {"mean": -0.01, "low": -0.03, "high": 0.01}
-    kinds = [{"kind": "Q4_K_M", "bytes": 1e8, "mean_kl": 0.04, "difference": loss, "verdict": "taken"}]
-    kinds += [{"kind": "Q8_0", "bytes": 1.4e8, "mean_kl": None, "difference": None, "verdict": "not tried"}]
-    files.write_json(run.export / "choice.json", {"chosen": "Q4_K_M", "reason": "", "candidates": kinds})
+    kinds = [Candidate("Q4_K_M", 100_000_000, 0.04, 0.95, Difference(-0.01, -0.03, 0.01), 20.0, "taken")]
+    kinds += [Candidate("Q8_0", 140_000_000, None, None, None, None, "not tried")]
+    choice = Choice("Q4_K_M", run.export / "model-Q4_K_M.gguf", kinds).report()  # where the export puts it: its facts
+    run.record("export", StageRecord("key", {}, 1.0, {"quantization": "Q4_K_M", "choice": choice}))
     try:
         page = write_report(run, [], title="t", lineage={}, how_to='modelPath: "./x.gguf"').read_text()
     finally:
         files.write_json(run.validation / "validation.json", result)
-        (run.export / "choice.json").unlink()
+        run.manifest_path.unlink()
     for words in (
         "unshrunk (f16)",
         "Q4_K_M, taken",

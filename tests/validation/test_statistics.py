@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.validation.statistics import paired, ratio
+from pipeline.statistics import paired, ratio
 
 
 def games(count, turns, share, seed=0):
@@ -55,3 +55,11 @@ def test_paired_models_are_told_apart_only_where_they_differ(ours, theirs, verdi
 
 def test_a_handful_of_games_decides_nothing():
     assert paired([("one", 1.0, 0.0), ("two", 1.0, 0.0)])["verdict"] == "undecided"
+
+
+@pytest.mark.parametrize("games_played", [11, 22, 26, 104])
+def test_equal_models_are_undecided_and_nothing_apart(games_played):
+    hits = games(games_played, 3, 0.6)
+    found = paired([(game, hit, hit) for game, hit, _ in hits])
+    assert found == {"value": 0.0, "low": 0.0, "high": 0.0, "turns": 3 * games_played, "verdict": "undecided"}
+    assert paired([(f"game {game}", 1.0, 1.0) for game in range(games_played)])["verdict"] == "undecided"

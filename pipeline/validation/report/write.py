@@ -30,7 +30,7 @@ def write_report(
     """
     result = files.read_json(run.validation / "validation.json")
     shown = replies.read(run.validation / "generations.jsonl", run.data / "dataset.jsonl")
-    parity, choice = run.export / "parity.json", run.export / "choice.json"
+    parity = run.export / "parity.json"
     text = page.page(
         title,
         result,
@@ -42,7 +42,7 @@ def write_report(
         largest,
         {"run": run.run_id, **lineage, **_outputs(run)},
         command,
-        files.read_json(choice) if choice.is_file() else None,
+        _choice(run),
         how_to,
     )
     files.write_text(run.validation / "report.html", text)
@@ -55,6 +55,13 @@ def _steps(metrics: Path) -> list[dict[str, Any]]:
     if not metrics.is_file():
         return []
     return [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+
+
+def _choice(run: Run) -> dict[str, Any] | None:
+    """What `--quant auto` chose among; it stands in the manifest alone."""
+    facts = run.manifest()["stages"].get("export", {}).get("facts", {})
+    choice: dict[str, Any] | None = facts.get("choice")
+    return choice
 
 
 def _outputs(run: Run) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -33,20 +33,20 @@ def ratio(parts: Iterable[tuple[str, float, float]]) -> Figure:
     Where every resample is the same (one conversation, or all turns right) the bootstrap would claim certainty: there
     Wilson's interval over the turns is given instead. A share is (conversation, hit, 1), a mean (conversation, value, 1). Nothing to divide by gives zero of 0 turns.
     """
-    groups: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
-    for conversation, numerator, denominator in parts:
-        sums = groups[conversation]
-        sums[0] += numerator
-        sums[1] += denominator
-        sums[2] += 1
-    table = np.asarray(list(groups.values()))
-    if not groups or not table[:, 1].sum():
-        return Figure(0.0, 0.0, 0.0, 0)
-    low, high = np.quantile(_resampled(table), (0.025, 0.975))
-    value = table[:, 0].sum() / table[:, 1].sum()
-    if low == high and 0 <= value <= 1:
-        low, high = _wilson(value, table[:, 1].sum())
-    return Figure(float(value), float(low), float(high), int(table[:, 2].sum()))
+    table = _by_conversation(parts)
+    figure = _bootstrapped(table)
+    if figure.turns and figure.low == figure.high and 0 <= figure.value <= 1:
+        low, high = _wilson(figure.value, float(table[:, 1].sum()))
+        return replace(figure, low=low, high=high)
+    return figure
+
+
+def difference(parts: Iterable[tuple[str, float, float]]) -> Figure:
+    """Mean of ours minus theirs over the same turns, (conversation, ours, theirs).
+
+    It is no share, so Wilson's interval never stands in: models that never differ are 0 apart, from 0 to 0.
+    """
+    return _bootstrapped(_by_conversation((conversation, ours - theirs, 1.0) for conversation, ours, theirs in parts))
 
 
 def paired(parts: Sequence[tuple[str, float, float]]) -> dict[str, Any]:
@@ -55,11 +55,31 @@ def paired(parts: Sequence[tuple[str, float, float]]) -> dict[str, Any]:
     "Better" and "worse" are said only where the whole interval of the mean difference lies on that side of zero, and
     at least five conversations were played.
     """
-    figure = ratio([(conversation, ours - theirs, 1.0) for conversation, ours, theirs in parts])
+    figure = difference(parts)
     verdict: Verdict = "better" if figure.low > 0 else "worse" if figure.high < 0 else "undecided"
     if len({conversation for conversation, _, _ in parts}) < _FEWEST:
         verdict = "undecided"
     return figure.as_dict() | {"verdict": verdict}
+
+
+def _by_conversation(parts: Iterable[tuple[str, float, float]]) -> np.ndarray:
+    """Numerators, denominators and turns summed in each conversation, (conversations, 3)."""
+    groups: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
+    for conversation, numerator, denominator in parts:
+        sums = groups[conversation]
+        sums[0] += numerator
+        sums[1] += denominator
+        sums[2] += 1
+    return np.asarray(list(groups.values())).reshape(-1, 3)
+
+
+def _bootstrapped(table: np.ndarray) -> Figure:
+    """The ratio with its bootstrap interval over the rows."""
+    if not table[:, 1].sum():
+        return Figure(0.0, 0.0, 0.0, 0)
+    low, high = np.quantile(_resampled(table), (0.025, 0.975))
+    value = table[:, 0].sum() / table[:, 1].sum()
+    return Figure(float(value), float(low), float(high), int(table[:, 2].sum()))
 
 
 def _resampled(table: np.ndarray) -> np.ndarray:

@@ -143,7 +143,8 @@ def _keep(models_dir: Path, metadata: dict[str, Any]) -> None:
     """
     folder = models_dir / VERSIONS / metadata["sha256"][:_SHORT]
     name = metadata["model_name"]
-    if files.sha256_file(model_path(models_dir, metadata)) != metadata["sha256"]:
+    model = model_path(models_dir, metadata)
+    if not model.is_file() or files.sha256_file(model) != metadata["sha256"]:
         return
     for path in (*names(models_dir, name), *_papers(models_dir, name).values()):
         if path.is_file():

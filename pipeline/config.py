@@ -89,6 +89,10 @@ class ParityConfig(Section):
     quant_top1: float = Field(0.80, ge=0, le=1)
 
 
+# What a phone's app should carry, and hold while it plays: 10⁹ bytes. A base of the catalogue may have other limits.
+FILE_GB, MEMORY_GB = 2.0, 3.0
+
+
 class AutoConfig(Section):
     """How `quantization: auto` chooses: by dev conversations, the smallest file that is not worse than f16."""
 

@@ -230,27 +230,6 @@ def machine_facts() -> Facts:
     return Facts("cpu", f"the CPU ({found.cores.value} cores)", found.memory.value)
 
 
-def require_gpu() -> None:
-    """A GPU that nvidia-smi lists must be one that PyTorch reaches: else a base chosen for it would be trained on the
-    CPU. torch is imported only where there is one. Raises MachineError."""
-    from pipeline.environment import hardware
-
-    if not hardware.cuda()[0].value:
-        return
-    import torch
-
-    if torch.cuda.is_available():
-        return
-    built = f"was built for CUDA {torch.version.cuda}" if torch.version.cuda else "was built without CUDA"
-    raise MachineError(
-        f"PyTorch does not reach this machine's GPU: nvidia-smi lists {hardware.nvidia_smi()}, "
-        f"and torch {torch.__version__} {built}",
-        where="torch.cuda.is_available() is False",
-        fix="PyTorch for CUDA 13 wants driver 580 or newer and a GPU of compute capability 7.5 or newer: update the driver, "
-        "then remove .venv and run again; or train on the CPU on purpose with DM_FORGE_DEVICE=cpu",
-    )
-
-
 def summarise(journey: Journey, run: Run, result: dict[str, Any], outcome: Outcome) -> None:
     note = journey.reporter.note
     note("")

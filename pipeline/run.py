@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline import files, shipping
 from pipeline.artifacts import BaseModel, Dataset, LlamaCpp
+from pipeline.environment import hardware
 from pipeline.exporting import export, preflight, prove
 from pipeline.journey import (
     Journey,
@@ -25,7 +26,6 @@ from pipeline.journey import (
     exclusive,
     llama_identity,
     machine_facts,
-    require_gpu,
     split_digest,
     staged,
     summarise,
@@ -53,13 +53,13 @@ def train(journey: Journey) -> Outcome:
 
 def help_to_train(journey: Journey) -> None:
     """The whole journey of a machine that another one leads."""
-    require_gpu()
+    hardware.require_gpu()
     follow(journey, fetch_base)
 
 
 def learn(journey: Journey) -> tuple[Dataset, BaseModel, LlamaCpp, Path]:
     """The journey up to the trained adapter."""
-    require_gpu()
+    hardware.require_gpu()
     await_helpers(journey)
     dataset, base = data(journey), fetch_base(journey)
     require_parent(journey, base)

@@ -75,7 +75,7 @@ def test_a_gpu_that_pytorch_does_not_reach_is_told_before_anything_is_made(unrea
 def test_the_cpu_is_taken_on_purpose_where_a_gpu_is_not_reached(name, value, unreached, monkeypatch):
     assert hardware.cuda()[0].value == "Old GPU"
     monkeypatch.setenv(name, value)
-    journey.require_gpu()
+    hardware.require_gpu()
     assert journey.machine_facts().device != "cuda" and name in hardware.cuda()[0].reason
 
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.bases import memory
 from pipeline.bases.memory import METHODS, QUANTS, Method, Quant, Shape
+from pipeline.config import FILE_GB, MEMORY_GB
 from pipeline.errors import BaseModelError
 from pipeline.files import human_size
 
@@ -62,8 +63,8 @@ class Licence(_Frozen):
 class Limits(_Frozen):
     """The largest file that the app should carry, and the memory that it may take to play; in 10⁹ bytes."""
 
-    file_gb: float = 2.0
-    memory_gb: float = 3.0
+    file_gb: float = FILE_GB
+    memory_gb: float = MEMORY_GB
 
 
 class Entry(_Frozen):

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from pipeline.errors import MachineError
+
 Value = TypeVar("Value")
 _UNLIMITED = 1 << 60  # cgroup v1 writes about 2^63 for "no limit"
 
@@ -112,6 +114,25 @@ def nvidia_smi() -> str:
     """The first GPU and its driver's version, in nvidia-smi's words."""
     return "".join(
         _command(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]).splitlines()[:1]
+    )
+
+
+def require_gpu() -> None:
+    """A GPU that nvidia-smi lists must be one that PyTorch reaches: else a base chosen for it would be trained on the
+    CPU. torch is imported only where there is one. Raises MachineError."""
+    if not cuda()[0].value:
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    built = f"was built for CUDA {torch.version.cuda}" if torch.version.cuda else "was built without CUDA"
+    raise MachineError(
+        f"PyTorch does not reach this machine's GPU: nvidia-smi lists {nvidia_smi()}, "
+        f"and torch {torch.__version__} {built}",
+        where="torch.cuda.is_available() is False",
+        fix="PyTorch for CUDA 13 wants driver 580 or newer and a GPU of compute capability 7.5 or newer: update the driver, "
+        "then remove .venv and run again; or train on the CPU on purpose with DM_FORGE_DEVICE=cpu",
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import ExportConfig, GateConfig, ParityConfig
+from pipeline.config import FILE_GB, MEMORY_GB, ExportConfig, GateConfig, ParityConfig
 from pipeline.errors import GateRefused
 from pipeline.files import human_size
 from pipeline.validation.figures import COMPARED
@@ -90,15 +90,11 @@ def _against_promoted(result: Mapping[str, Any], gate: GateConfig) -> list[str]:
 def _over_budget(result: Mapping[str, Any], gate: GateConfig, export: ExportConfig | None) -> list[str]:
     found = []
     size = result.get("file_bytes", 0)
-    if export and export.max_size_gb and size > export.max_size_gb * 1e9:
-        found.append(
-            f"the file is {human_size(size)}, at most {export.max_size_gb:g} GB is allowed (export.max_size_gb)"
-        )
+    if export and size > (largest := export.max_size_gb or FILE_GB) * 1e9:
+        found.append(f"the file is {human_size(size)}, at most {largest:g} GB is allowed (export.max_size_gb)")
     memory = max((result.get("phone") or {}).get("resident_bytes", {}).values(), default=0)
-    if gate.max_memory_gb and memory > gate.max_memory_gb * 1e9:
-        found.append(
-            f"it takes {human_size(memory)} of memory, at most {gate.max_memory_gb:g} GB is allowed (gate.max_memory_gb)"
-        )
+    if memory > (most := gate.max_memory_gb or MEMORY_GB) * 1e9:
+        found.append(f"it takes {human_size(memory)} of memory, at most {most:g} GB is allowed (gate.max_memory_gb)")
     return found
 
 

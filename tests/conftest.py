@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -11,6 +12,8 @@ import pytest
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; the tests' children would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What is drawn is the same each time, and no example is held to a clock: DM_FORGE_FUZZ=1 draws anew, for finding more.
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=200)

@@ -42,6 +42,7 @@ SCHEMA = {
         "remoteUser": {"not": {"const": "root"}, **TEXT},
         "containerUser": TEXT,
         "updateRemoteUserUID": {"type": "boolean"},
+        "initializeCommand": TEXT,
         "init": {"type": "boolean"},
         "mounts": {"type": "array", "items": {"anyOf": [TEXT, {"type": "object"}]}},
         "runArgs": TEXTS,

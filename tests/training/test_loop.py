@@ -224,7 +224,7 @@ def test_sigterm_is_deferred_and_keeps_the_last_step(base_of, dataset, config, t
 
 
 def test_a_second_signal_of_either_kind_is_obeyed_at_once():
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with pytest.raises(KeyboardInterrupt, match="at once"), interrupt.deferred() as asked:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -234,7 +234,8 @@ def test_a_second_signal_of_either_kind_is_obeyed_at_once():
             except KeyboardInterrupt as second:
                 raise KeyboardInterrupt("at once") from second
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(("owner", "name"), [(trainer.ForgeTrainer, "_held_out"), (torch.optim.AdamW, "step")])

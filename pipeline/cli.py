@@ -259,7 +259,12 @@ def bench(context: typer.Context, name: Annotated[str, typer.Argument(help="A sc
 
 def main() -> None:
     """Run a verb; a known failure becomes its words on stderr and its exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # an engine that stops a container; as Ctrl-C
+    for number in (
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # an engine that stops a container, a terminal that closes; as Ctrl-C
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, signal.default_int_handler)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)  # for those who write libraries, not for those who train

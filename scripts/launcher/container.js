@@ -38,7 +38,6 @@ export function runArguments({ device, root, uid, gid, network, terminal, ca, pa
   return [
     'run',
     '--rm',
-    '--init', // as process 1 Python would not end with its terminal
     '--interactive',
     ...(terminal ? ['--tty'] : []),
     ...(device === 'cuda' ? ['--gpus', 'all', '--shm-size=8g'] : []), // processes on several GPUs share memory

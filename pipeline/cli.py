@@ -259,10 +259,7 @@ def bench(context: typer.Context, name: Annotated[str, typer.Argument(help="A sc
 
 def main() -> None:
     """Run a verb; a known failure becomes its words on stderr and its exit code."""
-    for number in (
-        signal.SIGTERM,
-        signal.SIGHUP,
-    ):  # an engine that stops a container, a terminal that closes; as Ctrl-C
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a container that is stopped, a terminal that closes: as Ctrl-C
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, signal.default_int_handler)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,9 @@ def settled(config: Config, base: str) -> Config:
 
 def largest_file(config: Config, base: str) -> float:
     """Bytes that the shipped file may have."""
-    return (settled(config, base).export.max_size_gb or math.inf) * 1e9
+    from pipeline.bases import catalog
+
+    return (config.export.max_size_gb or catalog.limits(base).file_gb) * 1e9
 
 
 def report(run: Run, config: Config, base: BaseModel, result: Mapping[str, Any]) -> list[str]:

@@ -128,9 +128,11 @@ def require_fits(name: str, kind: str, largest: float) -> None:
     """Before anything is fetched: raise BaseModelError where the base's file of that kind (`auto`: of the smallest) will
     surely be larger than `largest` bytes. Sizes are predicted to within 3 %."""
     entry = known(name)
-    sizes: dict[str, int] = {str(quant): size for quant, size in entry.gguf_bytes().items()} if entry else {}
-    size = sizes.get(kind, sizes.get("Q4_K_M", 0))
-    if entry is None or size <= 1.05 * largest:
+    if entry is None:
+        return
+    sizes = entry.gguf_bytes()
+    size = next((size for quant, size in sizes.items() if quant == kind), sizes["Q4_K_M"])
+    if size <= 1.05 * largest:
         return
     smaller = [other.name for other in entries().values() if other.gguf_bytes()["Q4_K_M"] <= largest]
     raise BaseModelError(

@@ -1,4 +1,4 @@
-"""Ctrl-C, or an engine's SIGTERM, in the middle of a step."""
+"""Ctrl-C, an engine's SIGTERM, or a closing terminal's SIGHUP, in the middle of a step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class BetweenRows(KeyboardInterrupt):
@@ -17,13 +17,14 @@ class BetweenRows(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Callable[[], bool]]:
-    """The first SIGINT or SIGTERM is noticed between two rows, where weights and optimiser agree; a second one is obeyed
+    """The first of these signals is noticed between two rows, where weights and optimiser agree; a second one is obeyed
     at once, and one that came after the last row when all is done."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
         return
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    heard = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {number: handler for number, handler in heard.items() if handler is not signal.SIG_IGN}  # nohup's stay so
 
     def restore() -> None:
         for number, handler in before.items():
@@ -33,7 +34,7 @@ def deferred() -> Iterator[Callable[[], bool]]:
         asked.set()
         restore()
 
-    for number in _SIGNALS:
+    for number in before:
         signal.signal(number, note)
     try:
         yield asked.is_set
